@@ -1,0 +1,1 @@
+"""Client of dataplaned: a `DataPlane` over a Unix socket."""
