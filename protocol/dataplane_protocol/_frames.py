@@ -14,6 +14,7 @@ from ._codec import decode_control, encode_control
 from ._errors import LocalProtocolError, RemoteProtocolError
 from ._limits import MAX_CONTROL_SIZE, MAX_DATA_SIZE
 
+_NOTHING: Final = memoryview(b"")
 _LENGTH_SIZE: Final = 4
 _MAJOR_TYPE_BYTES: Final = 2
 _MAJOR_TYPE_MAP: Final = 5
@@ -62,7 +63,7 @@ class FrameDecoder:
     """
 
     def __init__(self) -> None:
-        self._input = memoryview(b"")
+        self._input = _NOTHING
         self._partial = bytearray()
         self._payload_left = 0
         self._error: RemoteProtocolError | None = None
@@ -89,6 +90,10 @@ class FrameDecoder:
         except RemoteProtocolError as exc:
             self._error = exc
             raise
+        finally:
+            if not self._input:
+                # An empty view would keep the caller's whole buffer alive while it is idle.
+                self._input = _NOTHING
 
     def _next(self) -> Mapping[str, object] | memoryview | None:
         if self._payload_left:
@@ -162,7 +167,7 @@ class FrameDecoder:
         if missing > 0:
             self._partial += self._input[:missing]
             self._input = self._input[missing:]
-        return bytes(self._partial) if len(self._partial) == size else None
+        return bytes(self._partial[:size]) if len(self._partial) >= size else None
 
     def _drop(self, size: int) -> None:
         """Drop the `size` bytes that the last `_peek` gave."""

@@ -9,7 +9,7 @@ Both are event-loop neutral. On cancellation an ingest leaves nothing behind unl
 bytes were already being published; then it completes, and only the answer is lost.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
@@ -256,7 +256,7 @@ class FullDataPlane(DataPlane, Protocol):
         after: ContentAddress | None = None,
         page_size: int = MAX_BATCH,
         backend_id: str | None = None,
-    ) -> AsyncIterator[ObjectPage]:
+    ) -> AsyncGenerator[ObjectPage]:
         """Walk over all objects, page by page, in ascending order of the BLAKE3 address.
 
         There is always at least one page. An object that is present during the whole walk

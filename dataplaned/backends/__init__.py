@@ -1,0 +1,1 @@
+"""Where the bytes are: one interface, `base.Backend`, and what implements it."""

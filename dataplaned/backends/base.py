@@ -1,0 +1,215 @@
+"""What every backend promises to the plane above it.
+
+A backend stores objects under both of their digests and knows nothing of sockets, hints or
+algorithms to choose. The promises, in the order in which they matter:
+
+1. `publish` returns only when bytes and name survive a power cut.
+2. Before that, nobody sees any of the object, at any instant, also after a crash.
+3. `StoredObject.read` gives only bytes that were checked against their block digests.
+4. When `delete` has returned, no crash brings the object back.
+5. `publish` believes no copy that is there already unless it is trusted: present, of the right
+   size, and not known to be bad. Otherwise the fresh bytes replace it.
+6. Different tasks may call everything at the same time, for the same object too.
+
+Foreign errors are turned into those of the contract here and nowhere above: no space is
+`NoSpaceError`, a disk or service that fails is `UnavailableError`, bad stored bytes are
+`ObjectCorruptError`. Every call may be cancelled. What has begun to publish or to delete goes
+on to its end first, shielded.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from dataplane_protocol import (
+    BackendStatus,
+    Digest,
+    ObjectPage,
+    ObjectStatus,
+)
+
+from ..digests import BLOCK_SIZE, ObjectDigests, count_blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What a backend signs for.
+
+    Attributes:
+        outcome: A word of `IngestOutcome`.
+        generation: Larger than every generation this backend has given before.
+        stored_at: The time of the acknowledgement, in UTC.
+    """
+
+    outcome: str
+    generation: int
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a verify read, and what is wrong with it.
+
+    Attributes:
+        actual: The digests and size of what could be read.
+        mismatch: A few words on what differs from what was stored; `None` when nothing does.
+    """
+
+    actual: ObjectDigests
+    mismatch: str | None
+
+
+class Staging(ABC):
+    """The unpublished bytes of one ingest. One task uses it at a time.
+
+    It ends with `publish` or with `abort`; `abort` after either does nothing, so that it can
+    stand in a `finally`.
+    """
+
+    @abstractmethod
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append bytes, all of them.
+
+        Raises:
+            NoSpaceError: There is no room.
+            UnavailableError: The backend cannot write now.
+        """
+
+    @abstractmethod
+    async def publish(self, digests: ObjectDigests) -> Published:
+        """Make what was written visible under `digests`, durably.
+
+        Raises:
+            NoSpaceError, UnavailableError: It is not stored, or, after a failed sync, the
+                outcome is unknown and the backend takes no more.
+        """
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Leave nothing behind. Never raises for a backend that fails."""
+
+
+class StoredObject(ABC):
+    """An object opened for reading. It stays readable when it is deleted meanwhile."""
+
+    def __init__(self, status: ObjectStatus) -> None:
+        self.status = status
+
+    @abstractmethod
+    async def read(self, first_block: int, count: int) -> bytes:
+        """Read whole blocks, checked.
+
+        Args:
+            first_block: Index of the first `BLOCK_SIZE` block, within the object.
+            count: Blocks to read, at least 1; clamped to the object's last.
+
+        Raises:
+            ObjectCorruptError: A block is bad or cannot be read; the object is marked.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go. Idempotent; does not wait."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class Backend(ABC):
+    """A place for objects. `Digest` arguments are `blake3` or `sha256`, nothing else."""
+
+    def __init__(self, backend_id: str) -> None:
+        self.backend_id = backend_id
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready for calls.
+
+        What is visible from here on is durable, also what a killed run has left.
+
+        Raises:
+            BackendError: It cannot be used: in use, not ours, unreadable.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of everything. No call is under way and none follows."""
+
+    @abstractmethod
+    async def sweep(self) -> None:
+        """Remove what earlier runs left unfinished. Runs beside calls; may be cancelled."""
+
+    @abstractmethod
+    async def stage(self, size_hint: int | None) -> Staging:
+        """Begin an ingest.
+
+        Raises:
+            NoSpaceError: `size_hint` cannot fit.
+            UnavailableError: The backend takes no writes.
+        """
+
+    @abstractmethod
+    async def open_object(self, digest: Digest) -> StoredObject:
+        """Open for reading.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+            ObjectCorruptError: It is known to be bad, or its bytes are gone.
+        """
+
+    @abstractmethod
+    async def verify(self, digest: Digest) -> Verification:
+        """Read all of an object from where it is stored, not from a cache, and mark it.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+
+    @abstractmethod
+    async def delete(self, digest: Digest, if_generation: int | None) -> bool:
+        """Remove an object; false when there is none.
+
+        Raises:
+            ConflictError: It is there with another generation.
+        """
+
+    @abstractmethod
+    async def stat(self, digests: Sequence[Digest]) -> tuple[ObjectStatus, ...]:
+        """Describe those that are present, in the order asked."""
+
+    @abstractmethod
+    async def list_page(self, after: Digest | None, limit: int) -> ObjectPage:
+        """Describe at most `limit` objects in ascending order of BLAKE3, after a digest."""
+
+    @abstractmethod
+    async def health(self) -> BackendStatus:
+        """Probe: really write, read back and remove. Never raises for a backend that fails."""
+
+
+class BackendError(Exception):
+    """A backend that cannot be opened. The message names the place and the reason."""
+
+
+def describe_mismatch(expected: ObjectDigests, actual: ObjectDigests) -> str | None:
+    """Say in a few words how what was read differs from what was stored."""
+    if actual.size != expected.size:
+        return f"size is {actual.size} bytes, must be {expected.size}"
+    if (actual.blake3, actual.sha256) == (expected.blake3, expected.sha256):
+        return None
+    for block in range(count_blocks(expected.size)):
+        if actual.block_digests(block, 1) != expected.block_digests(block, 1):
+            first = block * BLOCK_SIZE
+            last = min(first + BLOCK_SIZE, expected.size) - 1
+            return f"content differs, first between bytes {first} and {last}"
+    return "content differs"

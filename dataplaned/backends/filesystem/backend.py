@@ -1,0 +1,348 @@
+"""The filesystem backend: the order in which bytes, names and rows become durable.
+
+    ingest   stage, write, fsync, rename into the shard, fsync the shard, commit the row, answer
+    delete   commit without the row, answer, unlink the file
+    heal     as ingest; the commit points the row to the new file, then the old one goes
+
+A crash between any two steps leaves a file without a row, which nobody sees and the next run
+sweeps. See root.py for names and directories and catalog.py for rows.
+"""
+
+import contextlib
+import functools
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, TypeVar
+
+import structlog
+import trio
+
+from dataplane_protocol import (
+    BLAKE3,
+    SHA256,
+    BackendState,
+    BackendStatus,
+    ContentAddress,
+    DataPlaneError,
+    Digest,
+    IngestOutcome,
+    ObjectCorruptError,
+    ObjectNotFoundError,
+    ObjectPage,
+    ObjectState,
+    ObjectStatus,
+    UnavailableError,
+)
+
+from ...digests import BLOCK_SIZE, Digester, ObjectDigests, count_blocks
+from ...threads import DISK_THREADS, run_in_thread
+from ..base import (
+    Backend,
+    BackendError,
+    Published,
+    Staging,
+    StoredObject,
+    Verification,
+    describe_mismatch,
+)
+from .catalog import Catalog, Row
+from .errors import is_full, translated
+from .reading import FilesystemObject, digest_file
+from .root import Root, StagedFile
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = structlog.get_logger(__name__)
+
+
+class FilesystemBackend(Backend):
+    """Objects under one directory of a local filesystem.
+
+    Args:
+        backend_id: The id that calls name it by.
+        path: The directory; made when it is missing.
+    """
+
+    def __init__(self, backend_id: str, path: str) -> None:
+        super().__init__(backend_id)
+        self._path = path
+        self._limiter = trio.CapacityLimiter(DISK_THREADS)
+        self._read_only_reason: str | None = None
+
+    async def open(self) -> None:
+        try:
+            await run_in_thread(self._open, self._limiter)
+        except (OSError, sqlite3.Error) as exc:
+            raise BackendError(f"store {self._path} cannot be opened: {exc}") from exc
+
+    async def aclose(self) -> None:
+        await run_in_thread(self._close, self._limiter)
+
+    async def sweep(self) -> None:
+        swept = await self._run(self._root.sweep_staging)
+        for shard in self._root.shards():
+            swept += await self._run(
+                functools.partial(self._root.sweep_shard, shard, self._catalog.names_file)
+            )
+        if swept:
+            _log.info("swept", backend=self.backend_id, files=swept)
+
+    async def stage(self, size_hint: int | None) -> Staging:  # noqa: ARG002
+        self._require_writable()
+        return _FilesystemStaging(self)
+
+    async def open_object(self, digest: Digest) -> StoredObject:
+        row, fd = await self._run(lambda: self._open_file(digest))
+        return FilesystemObject(
+            _status(row),
+            fd,
+            block_digests=functools.partial(self._block_digests, row),
+            on_damage=functools.partial(self._mark_rotten, row),
+            limiter=self._limiter,
+        )
+
+    async def verify(self, digest: Digest) -> Verification:
+        row, file = await self._run(lambda: self._open_to_verify(digest))
+        expected = await self._run(lambda: self._expected(row))
+        actual, trouble = await self._digest(file)
+        mismatch = trouble or describe_mismatch(expected, actual)
+        await self._run(lambda: self._mark(row, mismatch))
+        return Verification(actual=actual, mismatch=mismatch)
+
+    async def delete(self, digest: Digest, if_generation: int | None) -> bool:
+        self._require_writable()
+        # A thread that has begun is waited for, cancelled or not: the outcome is known.
+        return await self._run(lambda: self._delete(digest, if_generation))
+
+    async def stat(self, digests: Sequence[Digest]) -> tuple[ObjectStatus, ...]:
+        rows = await self._run(lambda: [self._catalog.find(digest) for digest in digests])
+        return tuple(_status(row) for row in rows if row is not None)
+
+    async def list_page(self, after: Digest | None, limit: int) -> ObjectPage:
+        start = b"" if after is None else bytes.fromhex(after.hex)
+        rows = await self._run(lambda: self._catalog.page(start, limit + 1))
+        return ObjectPage(
+            objects=tuple(_status(row) for row in rows[:limit]), more=len(rows) > limit
+        )
+
+    async def health(self) -> BackendStatus:
+        try:
+            (free, total), count = await self._run(
+                lambda: (self._root.probe(), self._catalog.object_count())
+            )
+        except DataPlaneError as exc:
+            return BackendStatus(
+                backend_id=self.backend_id,
+                state=BackendState.DOWN,
+                writable=False,
+                message=exc.message,
+            )
+        reason = self._read_only_reason
+        return BackendStatus(
+            backend_id=self.backend_id,
+            state=BackendState.OK if reason is None else BackendState.DEGRADED,
+            writable=reason is None,
+            free_bytes=free,
+            total_bytes=total,
+            object_count=count,
+            message=reason,
+        )
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run something in this backend's threads, its errors turned into the contract's."""
+        return await self._run(function)
+
+    def stage_file(self) -> StagedFile:
+        """Open a file in the staging. Blocks."""
+        return self._root.stage()
+
+    def publish(self, staged: StagedFile, digests: ObjectDigests) -> Published:
+        """Publish a staged file; see the module. Blocks."""
+        self._require_writable()
+        present = self._catalog.find(digests.named(BLAKE3))
+        is_trusted = present is not None and self._is_trusted(present)
+        if present is not None and is_trusted:
+            renewed = self._commit(lambda: self._catalog.renew(present))
+            if renewed is not None:
+                staged.discard()
+                return _published(renewed, IngestOutcome.EXISTED)
+        file = self._name_durably(staged, digests)
+        replaces = None if is_trusted else present
+        stored = self._commit(lambda: self._catalog.store(digests, file, replaces))
+        if stored.garbage is not None:
+            self._root.remove_file(stored.garbage)
+        if stored.is_new:
+            return _published(stored.row, IngestOutcome.CREATED)
+        is_healed = stored.row.file == file
+        return _published(stored.row, IngestOutcome.HEALED if is_healed else IngestOutcome.EXISTED)
+
+    # What follows runs in worker threads.
+
+    def _open(self) -> None:
+        self._root = Root(self._path)
+        try:
+            self._catalog = Catalog(self._root.catalog_path)
+            self._root.sync()  # the catalog's own name
+        except BaseException:
+            self._root.close()
+            raise
+
+    def _close(self) -> None:
+        self._catalog.close()
+        self._root.close()
+
+    def _name_durably(self, staged: StagedFile, digests: ObjectDigests) -> str:
+        try:
+            return staged.publish(digests.blake3)
+        except OSError as exc:
+            self._doubt(exc, "an object's file could not be synced")
+            raise
+
+    def _delete(self, digest: Digest, if_generation: int | None) -> bool:
+        row = self._commit(lambda: self._catalog.remove(digest, if_generation))
+        if row is not None:
+            self._root.remove_file(row.file)
+        return row is not None
+
+    def _commit(self, change: Callable[[], T]) -> T:
+        try:
+            return change()
+        except sqlite3.Error as exc:
+            self._doubt(exc, "the catalog could not commit")
+            raise
+
+    def _doubt(self, exc: Exception, reason: str) -> None:
+        """Take no more writes: what is on disk is unknown until the store is opened again."""
+        if not is_full(exc) and self._read_only_reason is None:
+            self._read_only_reason = f"read-only since {reason}: {exc}"
+            _log.error("read_only", backend=self.backend_id, reason=self._read_only_reason)
+
+    def _is_trusted(self, row: Row) -> bool:
+        return not row.is_rotten and self._root.file_size(row.file) == row.size
+
+    def _find(self, digest: Digest) -> Row:
+        row = self._catalog.find(digest)
+        if row is None:
+            raise ObjectNotFoundError(f"no object {digest}")
+        return row
+
+    def _open_file(self, digest: Digest) -> tuple[Row, int]:
+        row = self._find(digest)
+        while True:
+            if row.is_rotten:
+                raise ObjectCorruptError(f"object {digest} is quarantined")
+            try:
+                return row, self._root.open_file(row.file)
+            except FileNotFoundError:
+                # Deleted or healed between the row and the file, or really gone.
+                previous, row = row, self._find(digest)
+                if row.file == previous.file:
+                    self._mark_rotten(row)
+                    raise ObjectCorruptError(f"object {digest} has lost its file") from None
+
+    def _open_to_verify(self, digest: Digest) -> tuple[Row, BinaryIO | None]:
+        row = self._find(digest)
+        while True:
+            try:
+                return row, os.fdopen(self._root.open_file(row.file), "rb", buffering=0)
+            except FileNotFoundError:
+                previous, row = row, self._find(digest)
+                if row.file == previous.file:
+                    return row, None
+
+    def _block_digests(self, row: Row, first: int, count: int) -> bytes:
+        if row.size <= BLOCK_SIZE:
+            return row.blake3
+        with translated(self.backend_id):
+            return self._catalog.block_digests(row.blake3, first, count)
+
+    def _expected(self, row: Row) -> ObjectDigests:
+        count = count_blocks(row.size)
+        blocks = self._block_digests(row, 0, count) if count > 1 else b""
+        return ObjectDigests(blake3=row.blake3, sha256=row.sha256, size=row.size, blocks=blocks)
+
+    def _mark(self, row: Row, mismatch: str | None) -> None:
+        if mismatch is not None:
+            self._mark_rotten(row)
+        else:
+            self._commit(lambda: self._catalog.mark(row, is_good=True))
+
+    def _mark_rotten(self, row: Row) -> None:
+        """Note damage. That it cannot be noted must not hide the damage itself."""
+        _log.error("rotten", backend=self.backend_id, object=f"{BLAKE3}:{row.blake3.hex()}")
+        with contextlib.suppress(sqlite3.Error):
+            self._commit(lambda: self._catalog.mark(row, is_good=False))
+
+    # Back on the event loop.
+
+    async def _digest(self, file: BinaryIO | None) -> tuple[ObjectDigests, str | None]:
+        if file is None:
+            return Digester().finish(), "file is missing"
+        with file, translated(self.backend_id):
+            return await digest_file(file.fileno(), self._limiter)
+
+    def _require_writable(self) -> None:
+        if self._read_only_reason is not None:
+            raise UnavailableError(
+                f"backend {self.backend_id} is {self._read_only_reason}", retry=False
+            )
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        with translated(self.backend_id):
+            return await run_in_thread(function, self._limiter)
+
+
+class _FilesystemStaging(Staging):
+    """One ingest. The file is made with the first bytes, or at the end of an empty object."""
+
+    def __init__(self, backend: FilesystemBackend) -> None:
+        self._backend = backend
+        self._file: StagedFile | None = None
+
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        await self._backend.run(lambda: self._ensure_file().write(pieces))
+
+    async def publish(self, digests: ObjectDigests) -> Published:
+        # One call in one thread, and a thread that has begun is waited for: a cancellation
+        # between the fsync and the commit would leave the outcome unknown.
+        published = await self._backend.run(
+            lambda: self._backend.publish(self._ensure_file(), digests)
+        )
+        self._file = None
+        return published
+
+    async def abort(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with trio.CancelScope(shield=True):
+                await self._backend.run(file.discard)
+
+    def _ensure_file(self) -> StagedFile:
+        if self._file is None:
+            self._file = self._backend.stage_file()
+        return self._file
+
+
+def _status(row: Row) -> ObjectStatus:
+    return ObjectStatus(
+        content_address=ContentAddress(f"{BLAKE3}:{row.blake3.hex()}"),
+        size_bytes=row.size,
+        sha256_digest=Digest(SHA256, row.sha256.hex()),
+        generation=row.generation,
+        stored_at=_moment(row.stored_at_ms),
+        verified_at=_moment(row.verified_at_ms),
+        state=ObjectState.QUARANTINED if row.is_rotten else ObjectState.OK,
+    )
+
+
+def _published(row: Row, outcome: IngestOutcome) -> Published:
+    return Published(
+        outcome=outcome, generation=row.generation, stored_at=_moment(row.stored_at_ms)
+    )
+
+
+def _moment(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)

@@ -1,0 +1,210 @@
+"""The configuration: TOML and command line into frozen values, once.
+
+    [daemon]
+    socket = "/run/dataplaned/dataplaned.sock"
+    max_connections = 1000
+    drain_timeout_s = 30.0
+    max_object_size = 1099511627776
+
+    [backend.local]
+    type = "filesystem"
+    root = "/var/lib/dataplaned"
+
+Every key is optional. The first backend is the default one. Whatever is wrong is named with
+its file and key, and everything that is wrong is named at once.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
+
+_BACKEND_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+#: `sun_path` has 108 bytes and ends in a zero.
+_MAX_SOCKET_PATH: Final = 107
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used. The message has a line for each thing wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesystemConfig:
+    """A backend of type `filesystem`. `root` is its directory, made when it is missing."""
+
+    type: Literal["filesystem"] = "filesystem"
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig:
+    """A backend of type `memory`: gone when the daemon is."""
+
+    type: Literal["memory"] = "memory"
+
+
+BackendConfig = FilesystemConfig | MemoryConfig
+
+_BACKEND_TYPES: Final[Mapping[str, type[BackendConfig]]] = {
+    "filesystem": FilesystemConfig,
+    "memory": MemoryConfig,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonConfig:
+    """The table `[daemon]`.
+
+    Attributes:
+        socket: Path of the Unix socket.
+        max_connections: Connections served at a time; one more is told to try again.
+        drain_timeout_s: Seconds that calls under way have to end in after a signal to stop.
+        max_object_size: Bytes an object may have; no limit when `None`.
+    """
+
+    socket: str = ""
+    max_connections: int = 1000
+    drain_timeout_s: float = 30.0
+    max_object_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that a daemon is told."""
+
+    daemon: DaemonConfig = DaemonConfig()
+    backend: Mapping[str, BackendConfig] = field(default_factory=dict[str, BackendConfig])
+
+
+def default_socket_path() -> str:
+    """Give the socket that the daemon and its clients agree on when nobody names one."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or "/run"
+    return f"{runtime}/dataplaned/dataplaned.sock"
+
+
+def default_store_path() -> str:
+    """Give the store of a daemon that was not told of one."""
+    if os.geteuid() == 0:
+        return "/var/lib/dataplaned"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"{data}/dataplaned"
+
+
+def load_config(path: str | None, *, socket: str | None, root: str | None) -> Config:
+    """Read the file, if there is one, and let the command line have the last word.
+
+    Args:
+        path: The TOML file; defaults only when `None`.
+        socket: Replaces `daemon.socket`.
+        root: Replaces all backends by one filesystem store, `local`, in this directory.
+
+    Raises:
+        ConfigurationError: The file cannot be read or breaks the schema.
+    """
+    tables = {} if path is None else _read(path)
+    daemon = cast("dict[str, object]", tables.setdefault("daemon", {}))
+    if type(daemon) is not dict:
+        raise ConfigurationError(f"{path}: daemon: must be a table")
+    daemon["socket"] = socket or daemon.get("socket") or default_socket_path()
+    if root is not None or not tables.get("backend"):
+        tables["backend"] = {"local": {"type": "filesystem", "root": root or default_store_path()}}
+    config = _structure(tables, path or "command line")
+    _check(config, path or "command line")
+    return config
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: {os.strerror(exc.errno or 0)}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
+
+
+def _structure(tables: dict[str, Any], name: str) -> Config:
+    try:
+        return _CONVERTER.structure(tables, Config)
+    except cattrs.BaseValidationError as exc:
+        problems = cattrs.transform_error(exc, path="", format_exception=_describe)
+    raise ConfigurationError("\n".join(f"{name}: {_tidy(problem)}" for problem in problems))
+
+
+def _check(config: Config, name: str) -> None:
+    daemon = config.daemon
+    problems = [
+        f"backend.{backend_id}: id must match {_BACKEND_ID.pattern}"
+        for backend_id in config.backend
+        if not _BACKEND_ID.fullmatch(backend_id)
+    ]
+    problems += [
+        f"backend.{backend_id}.root: must not be empty"
+        for backend_id, backend in config.backend.items()
+        if isinstance(backend, FilesystemConfig) and not backend.root
+    ]
+    if len(os.fsencode(daemon.socket)) > _MAX_SOCKET_PATH:
+        problems.append(f"daemon.socket: longer than {_MAX_SOCKET_PATH} bytes")
+    if daemon.max_connections < 1:
+        problems.append(f"daemon.max_connections: is {daemon.max_connections}, must be 1 or more")
+    if not 0 <= daemon.drain_timeout_s <= 86_400:
+        problems.append(
+            f"daemon.drain_timeout_s: is {daemon.drain_timeout_s}, must be from 0 to 86400"
+        )
+    if daemon.max_object_size is not None and daemon.max_object_size < 0:
+        problems.append(f"daemon.max_object_size: is {daemon.max_object_size}, must be 0 or more")
+    if problems:
+        raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
+
+
+def _describe(exc: BaseException, _type: type | None) -> str:
+    if isinstance(exc, ForbiddenExtraKeysError):
+        return f"unknown key {', '.join(sorted(map(repr, exc.extra_fields)))}"
+    if isinstance(exc, KeyError):
+        return "is missing"
+    return str(exc)
+
+
+def _tidy(problem: str) -> str:
+    what, _, where = problem.rpartition(" @ ")
+    key = re.sub(r"\['([^']*)'\]", r".\1", where).strip(".")
+    return f"{key}: {what}" if key else what
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,))):
+        converter.register_structure_hook(kind, _strict(kind, accepted))
+    for table in (FilesystemConfig, MemoryConfig):
+        converter.register_structure_hook(
+            table,
+            make_dict_structure_fn(table, converter, _cattrs_forbid_extra_keys=True),
+        )
+    converter.register_structure_hook(BackendConfig, _structure_backend)
+    return converter
+
+
+def _structure_backend(table: object, _: object) -> BackendConfig:
+    kind = cast("dict[str, object]", table).get("type") if isinstance(table, dict) else None
+    if kind not in _BACKEND_TYPES:
+        raise ValueError(f"type is {kind!r}, must be one of {', '.join(_BACKEND_TYPES)}")
+    return _CONVERTER.structure(table, _BACKEND_TYPES[str(kind)])
+
+
+def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
+    def structure(value: object, _: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise ValueError(f"is {value!r}, must be {kind.__name__}")  # noqa: TRY004
+        return kind(value)
+
+    return structure
+
+
+_CONVERTER: Final = _make_converter()

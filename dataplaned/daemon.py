@@ -1,0 +1,185 @@
+"""One process: backends, the socket, signals, and a stop that lets calls finish."""
+
+import contextlib
+import errno
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Final
+
+import structlog
+import trio
+
+from dataplane_protocol import DataPlaneError, UnavailableError
+
+from .backends.base import Backend, BackendError
+from .backends.filesystem import FilesystemBackend
+from .backends.memory import MemoryBackend
+from .config import BackendConfig, Config, FilesystemConfig
+from .listening import SocketInUseError, listen
+from .peer import BufferPool, Peer
+from .plane import LocalDataPlane
+from .server import Session, turn_away
+from .telemetry import set_up_logging
+
+#: Seconds to wait before accepting again when the process has no descriptor left.
+_ACCEPT_PAUSE: Final = 0.1
+
+#: What accept(2) fails with for want of resources that others will give back.
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_log = structlog.get_logger(__name__)
+
+
+class StartupError(Exception):
+    """The daemon cannot start: its store or its socket cannot be used."""
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT; the calls under way then have their time to finish.
+
+    Raises:
+        StartupError: A store or the socket cannot be used.
+    """
+    set_up_logging()
+    trio.run(serve, config)
+
+
+async def serve(
+    config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Do what `run` does, as a task; `started` is called once the socket listens.
+
+    Cancelling it ends without a drain; what was acknowledged is as durable as ever.
+    """
+    async with open_backends(config.backend) as backends:
+        plane = LocalDataPlane(backends, max_object_size=config.daemon.max_object_size)
+        try:
+            with (
+                trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+                listen(config.daemon.socket) as listener,
+            ):
+                _log.info("listening", socket=config.daemon.socket, backends=list(backends))
+                async with trio.open_nursery() as nursery:
+                    door = _Door(listener, plane, config.daemon.max_connections)
+                    for backend in backends.values():
+                        nursery.start_soon(_sweep, backend)
+                    nursery.start_soon(door.run, nursery)
+                    task_status.started()
+                    await _note_signal(signals, "stopping")
+                    nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+                    await door.drain(config.daemon.drain_timeout_s)
+                    nursery.cancel_scope.cancel()
+        except (SocketInUseError, OSError) as exc:
+            raise StartupError(f"cannot listen on {config.daemon.socket}: {exc}") from exc
+    _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def open_backends(
+    configs: Mapping[str, BackendConfig],
+) -> AsyncGenerator[dict[str, Backend]]:
+    """Open every configured backend, and close all of them at the end.
+
+    Raises:
+        StartupError: One cannot be used; those opened before it are closed again.
+    """
+    backends: dict[str, Backend] = {}
+    try:
+        for backend_id, config in configs.items():
+            backend = _make_backend(backend_id, config)
+            try:
+                await backend.open()
+            except BackendError as exc:
+                raise StartupError(f"backend {backend_id}: {exc}") from exc
+            backends[backend_id] = backend
+        yield backends
+    finally:
+        with trio.CancelScope(shield=True):
+            for backend in backends.values():
+                await backend.aclose()
+
+
+def _make_backend(backend_id: str, config: BackendConfig) -> Backend:
+    if isinstance(config, FilesystemConfig):
+        return FilesystemBackend(backend_id, config.root)
+    return MemoryBackend(backend_id)
+
+
+async def _note_signal(signals: AsyncIterator[int], event: str) -> None:
+    async for number in signals:
+        _log.info(event, signal=signal.Signals(number).name)
+        return
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await _note_signal(signals, "stopping_at_once")
+    scope.cancel()
+
+
+async def _sweep(backend: Backend) -> None:
+    try:
+        await backend.sweep()
+    except DataPlaneError as exc:
+        _log.error("sweep_failed", backend=backend.backend_id, reason=exc.message)
+
+
+class _Door:
+    """Accepts connections, up to a number, and gives each a session."""
+
+    def __init__(
+        self, listener: trio.socket.SocketType, plane: LocalDataPlane, max_connections: int
+    ) -> None:
+        self._listener = listener
+        self._plane = plane
+        self._max_connections = max_connections
+        self._sessions: set[Session] = set()
+        self._buffers = BufferPool()
+        self._accept_scope = trio.CancelScope()
+        self._all_gone = trio.Event()
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Accept until `drain`."""
+        with self._accept_scope:
+            is_exhausted = False
+            while True:
+                try:
+                    socket, _ = await self._listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _EXHAUSTED:
+                        _log.error("accept_failed", reason=exc.strerror)
+                    elif not is_exhausted:
+                        # Said once and not ten times a second.
+                        _log.error("out_of_descriptors", reason=exc.strerror)
+                        is_exhausted = True
+                    await trio.sleep(_ACCEPT_PAUSE)
+                    continue
+                is_exhausted = False
+                nursery.start_soon(self._attend, socket)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no more, and wait until every call under way has ended or time is up."""
+        self._accept_scope.cancel()
+        for session in self._sessions:
+            session.drain()
+        if self._sessions:
+            self._all_gone = trio.Event()
+            with trio.move_on_after(timeout_s) as scope:
+                await self._all_gone.wait()
+            if scope.cancelled_caught:
+                _log.warning("drain_timeout", connections=len(self._sessions))
+
+    async def _attend(self, socket: trio.socket.SocketType) -> None:
+        peer = Peer(socket, self._buffers)
+        if len(self._sessions) >= self._max_connections:
+            await turn_away(
+                peer, UnavailableError(f"daemon has {self._max_connections} connections")
+            )
+            return
+        session = Session(peer, self._plane)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+            if not self._sessions:
+                self._all_gone.set()

@@ -1,0 +1,177 @@
+"""The other end of one accepted connection: events in, frames out, over a trio socket."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from dataplane_protocol import (
+    DATA_SIZE,
+    STALL_TIMEOUT,
+    Connection,
+    ConnectionClosed,
+    Event,
+    Message,
+    RemoteProtocolError,
+    Side,
+)
+
+T = TypeVar("T")
+
+#: Bytes read from a socket in one go; a data frame of the usual size fits.
+_BUFFER_SIZE: Final = 262_144 + 9
+
+#: Queued bytes that are sent without waiting for more.
+_FLUSH_SIZE: Final = 65_536
+
+
+class PeerGoneError(Exception):
+    """The peer closed its end, or made no progress for too long. Nobody is left to answer."""
+
+
+class PeerViolationError(Exception):
+    """The peer broke the contract; the cause says how."""
+
+
+class BufferPool:
+    """Receive buffers that are free, so that an idle connection holds none.
+
+    A fresh buffer costs more than a small call: the kernel hands it out page by page.
+    """
+
+    def __init__(self, keep: int = 32) -> None:
+        self._free: list[bytearray] = []
+        self._keep = keep
+
+    def take(self) -> bytearray:
+        """Give a buffer of unspecified content."""
+        return self._free.pop() if self._free else bytearray(_BUFFER_SIZE)
+
+    def give(self, buffer: bytearray) -> None:
+        """Take a buffer back that nobody looks at any more."""
+        if len(self._free) < self._keep:
+            self._free.append(buffer)
+
+
+class Peer:
+    """One connection. One task uses it at a time.
+
+    Args:
+        socket: The accepted socket; closed by `close`.
+        buffers: Where receive buffers come from.
+    """
+
+    def __init__(self, socket: trio.socket.SocketType, buffers: BufferPool) -> None:
+        self.connection = Connection(Side.SERVER)
+        self._socket = socket
+        self._buffers = buffers
+        self._buffer: bytearray | None = None
+        self._outgoing: list[bytes | memoryview] = []
+        self._outgoing_size = 0
+
+    def close(self) -> None:
+        """Close the socket. What was sent is still delivered."""
+        self._socket.close()
+
+    async def wait(self) -> None:
+        """Wait, without a buffer and for as long as it takes, until something arrives."""
+        if self._buffer is not None:
+            self._buffers.give(self._buffer)
+            self._buffer = None
+        await trio.lowlevel.wait_readable(self._socket)
+
+    async def receive(self) -> Event:
+        """Give the next event. A piece of payload is good until the next call.
+
+        Raises:
+            PeerGoneError: The connection broke off, or nothing came for `STALL_TIMEOUT`.
+            PeerViolationError: What came is against the contract.
+        """
+        while True:
+            try:
+                event = self.connection.next_event()
+            except RemoteProtocolError as exc:
+                raise PeerViolationError(str(exc)) from exc
+            if isinstance(event, ConnectionClosed) and not event.is_clean:
+                raise PeerGoneError("connection was closed in the middle of a call")
+            if event is not None:
+                return event
+            await self._fill()
+
+    def queue(self, message: Message) -> None:
+        """Put a control frame behind what is already to be sent."""
+        self._queue(self.connection.send(message))
+
+    async def send(self, message: Message) -> None:
+        """Send a control frame, and what was queued before it.
+
+        Raises:
+            PeerGoneError: As `flush`.
+        """
+        self.queue(message)
+        await self.flush()
+
+    async def send_data(self, piece: bytes | memoryview) -> None:
+        """Send a piece of a body; a small one waits for more or for `flush`.
+
+        Raises:
+            PeerGoneError: As `flush`.
+        """
+        view = memoryview(piece)
+        for start in range(0, len(view), DATA_SIZE):
+            payload = view[start : start + DATA_SIZE]
+            self._queue(self.connection.send_data(len(payload)))
+            self._queue(payload)
+            if self._outgoing_size >= _FLUSH_SIZE:
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Send all that is queued.
+
+        Raises:
+            PeerGoneError: The peer has closed, or took nothing for `STALL_TIMEOUT`.
+        """
+        buffers, self._outgoing = self._outgoing, []
+        self._outgoing_size = 0
+        while buffers:
+            sent = await self._in_time(partial(self._socket.sendmsg, buffers))
+            buffers = _rest(buffers, sent)
+
+    async def raise_when_gone(self) -> None:
+        """Watch an idle half: raise `PeerGoneError` on EOF, return when bytes arrive."""
+        await trio.lowlevel.wait_readable(self._socket)
+        if not await self._in_time(lambda: self._socket.recv(1, trio.socket.MSG_PEEK)):
+            raise PeerGoneError("connection was closed while the call was worked on")
+
+    def _queue(self, buffer: bytes | memoryview) -> None:
+        self._outgoing.append(buffer)
+        self._outgoing_size += len(buffer)
+
+    async def _fill(self) -> None:
+        buffer = self._buffer
+        if buffer is None:
+            buffer = self._buffer = self._buffers.take()
+        count = await self._in_time(lambda: self._socket.recv_into(buffer))
+        if count:
+            self.connection.receive(memoryview(buffer)[:count])
+        else:
+            self.connection.receive_eof()
+
+    async def _in_time(self, operation: Callable[[], Awaitable[T]]) -> T:
+        try:
+            with trio.fail_after(STALL_TIMEOUT):
+                return await operation()
+        except trio.TooSlowError:
+            raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s") from None
+        except OSError as exc:
+            raise PeerGoneError(f"connection was lost: {exc.strerror}") from exc
+
+
+def _rest(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Give what a `sendmsg` that took `sent` bytes has left."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []

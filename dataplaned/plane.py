@@ -1,0 +1,320 @@
+"""The in-process data plane: choose the backend, digest what comes in, check what goes out.
+
+`LocalDataPlane` is a `DataPlane` itself; the server only carries it over a socket. It runs on
+trio, since its backends do.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self, cast
+
+import trio
+
+from dataplane_protocol import (
+    ALGORITHMS,
+    BLAKE3,
+    MAX_BATCH,
+    SHA256,
+    BackendList,
+    BackendStatus,
+    BodyMismatchError,
+    ContentAddress,
+    DeletionResult,
+    Digest,
+    ExpectedDigest,
+    IngestHints,
+    IngestResult,
+    InvalidRequestError,
+    ObjectPage,
+    ObjectStatus,
+    ObjectTooLargeError,
+    StorageReceipt,
+    UnknownBackendError,
+    UnsupportedError,
+    VerifyResult,
+    resolve_range,
+)
+
+from .backends.base import Backend, Staging, StoredObject
+from .digests import BLOCK_SIZE, Digester, ObjectDigests
+from .threads import HASH_THREADS, open_plain_nursery, run_in_thread
+
+#: Bytes that are hashed and staged in one go. Two such batches are held for each ingest.
+_BATCH_SIZE: Final = 1024 * 1024
+
+#: Blocks that are read, checked and given out in one go: a data frame's worth.
+_READ_BLOCKS: Final = 4
+
+
+class LocalDataPlane:
+    """Several backends as one data plane.
+
+    Args:
+        backends: By id; the first is the default. Opened and closed by whoever made them.
+        max_object_size: Bytes an object may have; no limit when `None`.
+    """
+
+    def __init__(
+        self, backends: Mapping[str, Backend], *, max_object_size: int | None = None
+    ) -> None:
+        if not backends:
+            raise ValueError("a data plane needs a backend")
+        self._backends = dict(backends)
+        self._default = next(iter(self._backends))
+        self._max_object_size = max_object_size
+        self._hash_limiter = trio.CapacityLimiter(HASH_THREADS)
+
+    async def ingest_stream(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        hints: IngestHints | None = None,
+        expected_digest: ExpectedDigest | None = None,
+    ) -> IngestResult:
+        hints = hints or IngestHints()
+        primary = hints.primary_algorithm or BLAKE3
+        _require_known(primary)
+        backend = self._backend(hints.backend_id)
+        self._check_size(hints.size_hint or 0)
+        staging = await backend.stage(hints.size_hint)
+        try:
+            digests = await self._take_in(stream, staging)
+            _compare(digests, expected_digest)
+            published = await staging.publish(digests)
+        finally:
+            await staging.abort()
+        digest = digests.named(primary)
+        return IngestResult(
+            primary_digest=digest,
+            sha256_digest=digests.named(SHA256),
+            size_bytes=digests.size,
+            receipt=StorageReceipt(
+                backend_id=backend.backend_id,
+                content_address=ContentAddress.from_digest(digest),
+                size_bytes=digests.size,
+                outcome=published.outcome,
+                generation=published.generation,
+                stored_at=published.stored_at,
+            ),
+        )
+
+    async def serve_object(
+        self,
+        content_address: ContentAddress,
+        *,
+        byte_range: tuple[int, int] | None = None,
+        backend_id: str | None = None,
+    ) -> "CheckedObject":
+        digest = _known_digest(content_address)
+        stored = await self._backend(backend_id).open_object(digest)
+        try:
+            offset, length = resolve_range(byte_range, stored.status.size_bytes)
+        except BaseException:
+            await stored.aclose()
+            raise
+        return CheckedObject(stored, offset=offset, length=length)
+
+    async def verify_object(
+        self, content_address: ContentAddress, *, backend_id: str | None = None
+    ) -> VerifyResult:
+        digest = _known_digest(content_address)
+        verification = await self._backend(backend_id).verify(digest)
+        return VerifyResult(
+            content_address=content_address,
+            verified=verification.mismatch is None,
+            actual_primary_digest=verification.actual.named(digest.algorithm),
+            actual_sha256_digest=verification.actual.named(SHA256),
+            actual_size_bytes=verification.actual.size,
+            mismatch=verification.mismatch,
+        )
+
+    async def delete_object(
+        self,
+        content_address: ContentAddress,
+        *,
+        backend_id: str | None = None,
+        if_generation: int | None = None,
+    ) -> DeletionResult:
+        backend = self._backend(backend_id)
+        deleted = await backend.delete(_known_digest(content_address), if_generation)
+        return DeletionResult(
+            content_address=content_address, backend_id=backend.backend_id, deleted=deleted
+        )
+
+    async def backend_health(self, *, backend_id: str | None = None) -> BackendStatus:
+        return await self._backend(backend_id).health()
+
+    async def stat_objects(
+        self, content_addresses: Sequence[ContentAddress], *, backend_id: str | None = None
+    ) -> tuple[ObjectStatus, ...]:
+        digests = [_known_digest(address) for address in content_addresses]
+        return await self._backend(backend_id).stat(digests)
+
+    async def list_objects(
+        self,
+        *,
+        after: ContentAddress | None = None,
+        page_size: int = MAX_BATCH,
+        backend_id: str | None = None,
+    ) -> AsyncGenerator[ObjectPage]:
+        if not 1 <= page_size <= MAX_BATCH:
+            raise InvalidRequestError(f"page_size is {page_size}, must be from 1 to {MAX_BATCH}")
+        start = None if after is None else _known_digest(after)
+        if start is not None and start.algorithm != BLAKE3:
+            raise InvalidRequestError(f"after is a {start.algorithm} address, must be {BLAKE3}")
+        backend = self._backend(backend_id)
+        while True:
+            page = await backend.list_page(start, page_size)
+            yield page
+            if not page.more:
+                return
+            start = page.objects[-1].content_address.to_digest()
+
+    async def list_backends(self) -> BackendList:
+        return BackendList(
+            backends=tuple([await backend.health() for backend in self._backends.values()]),
+            default=self._default,
+        )
+
+    def _backend(self, backend_id: str | None) -> Backend:
+        try:
+            return self._backends[self._default if backend_id is None else backend_id]
+        except KeyError:
+            raise UnknownBackendError("no backend with this id is configured") from None
+
+    def _check_size(self, size: int) -> None:
+        if self._max_object_size is not None and size > self._max_object_size:
+            raise ObjectTooLargeError(
+                f"object has at least {size} bytes, limit is {self._max_object_size}",
+                details={"limit_bytes": self._max_object_size},
+            )
+
+    async def _take_in(self, stream: AsyncIterator[bytes], staging: Staging) -> ObjectDigests:
+        """Digest and stage a stream, the next batch arriving while the last one is worked on."""
+        digester = Digester()
+        batch, is_last = await self._next_batch(stream, 0)
+        total = sum(map(len, batch))
+        while not is_last:
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(self._digest_and_stage, batch, digester, staging)
+                batch, is_last = await self._next_batch(stream, total)
+            total += sum(map(len, batch))
+        # A small object is this alone, and two threads for it would cost more than they save.
+        await run_in_thread(lambda: digester.update(batch), self._hash_limiter)
+        await staging.write(batch)
+        return digester.finish()
+
+    async def _next_batch(
+        self, stream: AsyncIterator[bytes], total: int
+    ) -> tuple[list[bytes], bool]:
+        """Collect a batch; whether the stream ended with it."""
+        batch: list[bytes] = []
+        fill = 0
+        async for piece in stream:
+            batch.append(_as_bytes(piece))
+            fill += len(piece)
+            self._check_size(total + fill)
+            if fill >= _BATCH_SIZE:
+                return batch, False
+        return batch, True
+
+    async def _digest_and_stage(
+        self, batch: list[bytes], digester: Digester, staging: Staging
+    ) -> None:
+        # SHA-256 takes as long as all the rest, so the two keep two cores busy.
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(
+                run_in_thread, lambda: digester.update_sha256(batch), self._hash_limiter
+            )
+            await run_in_thread(lambda: digester.update_blake3(batch), self._hash_limiter)
+            await staging.write(batch)
+
+
+class CheckedObject:
+    """An open object or range of a local backend, as an `ObjectStream`.
+
+    Attributes:
+        status: What the backend knows of the whole object.
+    """
+
+    def __init__(self, stored: StoredObject, *, offset: int, length: int) -> None:
+        self.status = stored.status
+        self._stored = stored
+        self._offset = offset
+        self._length = length
+        self._position = offset
+
+    @property
+    def size(self) -> int:
+        return self.status.size_bytes
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        left = self._offset + self._length - self._position
+        if left == 0:
+            await self.aclose()
+            raise StopAsyncIteration
+        first_block, skip = divmod(self._position, BLOCK_SIZE)
+        count = min(_READ_BLOCKS, -(-(skip + left) // BLOCK_SIZE))
+        blocks = await self._stored.read(first_block, count)
+        piece = blocks[skip : skip + left]
+        self._position += len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        self._position = self._offset + self._length
+        await self._stored.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _known_digest(address: ContentAddress) -> Digest:
+    digest = address.to_digest()
+    _require_known(digest.algorithm)
+    return digest
+
+
+def _require_known(algorithm: str) -> None:
+    if algorithm not in ALGORITHMS:
+        raise UnsupportedError(f"algorithm must be one of {', '.join(ALGORITHMS)}")
+
+
+def _as_bytes(piece: object) -> bytes:
+    # Threads work on it while the caller goes on, so a buffer that may change is copied.
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, bytearray | memoryview):
+        return bytes(cast("bytearray | memoryview", piece))
+    raise InvalidRequestError(f"stream gave {type(piece).__name__}, must give bytes")
+
+
+def _compare(digests: ObjectDigests, expected: ExpectedDigest | None) -> None:
+    wanted = expected() if callable(expected) else expected
+    if wanted is None:
+        return
+    _require_known(wanted.algorithm)
+    actual = digests.named(wanted.algorithm)
+    if actual != wanted:
+        raise BodyMismatchError(
+            f"body has digest {actual}, expected is {wanted}",
+            details={"size_bytes": digests.size},
+        )

@@ -1,0 +1,306 @@
+"""One peer's calls, carried to a data plane (`SPEC.md` 5 and 7).
+
+A session takes one call at a time from its connection. Whatever a peer sends is answered
+with a frame, never with silence, and costs nobody else anything: memory is bounded by one
+buffer, waiting by the stall timeout. It serves any `FullDataPlane`, also a client of another
+daemon.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Final, Self
+
+import structlog
+import trio
+
+from dataplane_protocol import (
+    ARGUMENTS,
+    DISCARD_TIMEOUT,
+    MAX_DISCARD,
+    PROTOCOL_VERSION,
+    Arguments,
+    BodyKind,
+    CallCancelledError,
+    ConnectionClosed,
+    DataPlaneError,
+    DeleteArguments,
+    Digest,
+    End,
+    Failure,
+    FullDataPlane,
+    HealthArguments,
+    Hello,
+    IngestArguments,
+    IngestHints,
+    InternalError,
+    InvalidRequestError,
+    ListArguments,
+    ListBackendsArguments,
+    ObjectPage,
+    Ok,
+    ProtocolError,
+    Request,
+    ServeArguments,
+    ServeResult,
+    StatArguments,
+    State,
+    UnsupportedError,
+    VerifyArguments,
+    backend_list_to_wire,
+    backend_status_to_wire,
+    deletion_result_to_wire,
+    ingest_result_to_wire,
+    object_page_to_wire,
+    stat_result_to_wire,
+    verify_result_to_wire,
+)
+
+from . import __version__
+from .peer import Peer, PeerGoneError, PeerViolationError
+from .threads import open_plain_nursery
+
+_AGENT: Final = f"dataplaned/{__version__}"
+
+#: Seconds that the last word to a peer that broke the contract may take.
+_FAREWELL_TIMEOUT: Final = 1.0
+
+#: Characters of an error's message that a peer is told.
+_MAX_MESSAGE: Final = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class Session:
+    """Everything one peer asks for, from its hello to its end.
+
+    Args:
+        peer: The connection; closed when `run` returns.
+        plane: Where the calls go.
+    """
+
+    def __init__(self, peer: Peer, plane: FullDataPlane) -> None:
+        self._peer = peer
+        self._plane = plane
+        self._is_draining = False
+        self._idle_scope: trio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Serve calls until the peer or `drain` ends the connection. Raises nothing."""
+        try:
+            if await self._greet():
+                while (request := await self._next_request()) is not None:
+                    await self._answer(request)
+        except PeerGoneError as exc:
+            _log.debug("peer_gone", reason=str(exc))
+        except PeerViolationError as exc:
+            _log.info("peer_violation", reason=str(exc))
+            await self._break_off(str(exc))
+        finally:
+            self._peer.close()
+
+    def drain(self) -> None:
+        """End the connection as soon as no call is open; at once if it is idle."""
+        self._is_draining = True
+        if self._idle_scope is not None:
+            self._idle_scope.cancel()
+
+    async def _greet(self) -> bool:
+        hello = await self._peer.receive()
+        if isinstance(hello, ConnectionClosed):
+            return False
+        assert isinstance(hello, Hello)  # the half-machines allow nothing else here
+        if hello.version != PROTOCOL_VERSION:
+            await self._refuse(
+                UnsupportedError(
+                    f"version {hello.version} is not supported",
+                    details={"versions": [PROTOCOL_VERSION]},
+                )
+            )
+            return False
+        await self._peer.send(Hello(features=(), agent=_AGENT))
+        return True
+
+    async def _next_request(self) -> Request | None:
+        with trio.CancelScope() as self._idle_scope:
+            if not self._is_draining and self._peer.connection.is_reusable:
+                await self._peer.wait()
+        self._idle_scope = None
+        if self._is_draining:
+            return None
+        event = await self._peer.receive()
+        if isinstance(event, ConnectionClosed):
+            return None
+        assert isinstance(event, Request)  # the half-machines allow nothing else here
+        return event
+
+    async def _answer(self, request: Request) -> None:
+        """Carry out one call to its end, whatever becomes of it."""
+        try:
+            await self._carry_out(request)
+        except (PeerGoneError, PeerViolationError):
+            raise
+        except ProtocolError as exc:
+            # Of a plane that is itself a client; our own peer has broken nothing.
+            _log.error("plane_failed", op=request.op[:64], exc_info=exc)
+            await self._refuse(InternalError("the data plane behind this daemon failed"))
+        except DataPlaneError as exc:
+            await self._refuse(exc)
+        except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
+            _log.error("call_failed", op=request.op[:64], exc_info=exc)
+            await self._refuse(InternalError("unexpected failure, the daemon's log says more"))
+        await self._discard_body()
+
+    async def _carry_out(self, request: Request) -> None:
+        kind = ARGUMENTS.get(request.op)
+        if kind is None:
+            raise UnsupportedError("operation is not supported")
+        arguments = kind.from_wire(request.args)
+        if (request.body is not None) != isinstance(arguments, IngestArguments):
+            raise InvalidRequestError(
+                f"{request.op} must come {'without' if request.body else 'with'} a body"
+            )
+        match arguments:
+            case IngestArguments():
+                await self._ingest(arguments)
+            case ServeArguments():
+                await self._serve(arguments)
+            case VerifyArguments():
+                # It may take minutes, and a peer that has gone must not keep the disk busy.
+                result = await self._while_connected(lambda: self._result(arguments))
+                await self._peer.send(Ok(result=result))
+            case _:
+                await self._peer.send(Ok(result=await self._result(arguments)))
+
+    async def _result(self, arguments: Arguments) -> Mapping[str, object]:
+        """Carry out an operation without bodies."""
+        plane = self._plane
+        match arguments:
+            case VerifyArguments(content_address=address, backend_id=backend):
+                verified = await plane.verify_object(address, backend_id=backend)
+                return verify_result_to_wire(verified)
+            case DeleteArguments(content_address=address, backend_id=backend):
+                deleted = await plane.delete_object(
+                    address, backend_id=backend, if_generation=arguments.if_generation
+                )
+                return deletion_result_to_wire(deleted)
+            case HealthArguments(backend_id=backend):
+                return backend_status_to_wire(await plane.backend_health(backend_id=backend))
+            case StatArguments(content_addresses=addresses, backend_id=backend):
+                return stat_result_to_wire(await plane.stat_objects(addresses, backend_id=backend))
+            case ListArguments():
+                return object_page_to_wire(await self._first_page(arguments))
+            case ListBackendsArguments():
+                return backend_list_to_wire(await plane.list_backends())
+            case _:
+                raise AssertionError(f"{arguments.OPERATION} has a body")
+
+    async def _first_page(self, arguments: ListArguments) -> ObjectPage:
+        pages = self._plane.list_objects(
+            after=arguments.after, page_size=arguments.limit, backend_id=arguments.backend_id
+        )
+        async with aclosing(pages):
+            return await anext(pages)
+
+    async def _ingest(self, arguments: IngestArguments) -> None:
+        body = _Body(self._peer)
+        result = await self._plane.ingest_stream(
+            body,
+            hints=IngestHints(
+                size_hint=arguments.size_hint,
+                primary_algorithm=arguments.primary_algorithm,
+                backend_id=arguments.backend_id,
+            ),
+            expected_digest=body.stated_digest,
+        )
+        await self._peer.send(Ok(result=ingest_result_to_wire(result)))
+
+    async def _serve(self, arguments: ServeArguments) -> None:
+        address = arguments.content_address
+        stream = await self._plane.serve_object(
+            address, byte_range=arguments.byte_range, backend_id=arguments.backend_id
+        )
+        async with stream:
+            result = ServeResult(size_bytes=stream.size, offset=stream.offset, length=stream.length)
+            self._peer.queue(Ok(result=result.to_wire(), body=BodyKind.STREAM))
+            async for piece in stream:
+                await self._peer.send_data(piece)
+            is_whole = stream.length == stream.size
+        digest = address.to_digest() if is_whole else None
+        await self._peer.send(End(size_bytes=self._peer.connection.sent_bytes, digest=digest))
+
+    async def _while_connected(
+        self, operation: Callable[[], Awaitable[Mapping[str, object]]]
+    ) -> Mapping[str, object]:
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(self._peer.raise_when_gone)
+            result = await operation()
+            nursery.cancel_scope.cancel()
+        return result
+
+    async def _refuse(self, error: DataPlaneError) -> None:
+        failure = Failure.from_error(error)
+        if len(failure.message) > _MAX_MESSAGE:
+            failure = Failure(
+                code=failure.code, message=failure.message[:_MAX_MESSAGE], retry=failure.retry
+            )
+        await self._peer.send(failure)
+
+    async def _discard_body(self) -> None:
+        """Skip the rest of a body that nobody wants, within bounds (`SPEC.md` 5.4)."""
+        connection = self._peer.connection
+        if connection.their_state is not State.BODY:
+            return
+        before = connection.received_bytes
+        with trio.move_on_after(DISCARD_TIMEOUT):
+            while connection.their_state is State.BODY:
+                await self._peer.receive()
+                if connection.received_bytes - before > MAX_DISCARD:
+                    break
+        if connection.their_state is State.BODY:
+            raise PeerGoneError("peer goes on sending a body that was refused")
+
+    async def _break_off(self, reason: str) -> None:
+        with trio.move_on_after(_FAREWELL_TIMEOUT) as scope:
+            scope.shield = True
+            try:
+                await self._peer.send(Failure(code=ProtocolError.default_code, message=reason))
+            except (PeerGoneError, ProtocolError) as exc:
+                _log.debug("peer_gone", reason=str(exc))
+
+
+class _Body:
+    """The body of an ingest as the plane reads it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._end: End | None = None
+
+    def stated_digest(self) -> Digest | None:
+        """Give the digest that the body's `end` states, if it does."""
+        return None if self._end is None else self._end.digest
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end is not None:
+            raise StopAsyncIteration
+        event = await self._peer.receive()
+        if isinstance(event, memoryview):
+            return bytes(event)
+        if isinstance(event, Failure):
+            raise CallCancelledError("the body was given up by its sender")
+        assert isinstance(event, End)  # the half-machines allow nothing else here
+        event.check_size(self._peer.connection.received_bytes)
+        self._end = event
+        raise StopAsyncIteration
+
+
+async def turn_away(peer: Peer, error: DataPlaneError) -> None:
+    """Answer a connection that cannot be served with `error` in place of the hello."""
+    with trio.move_on_after(_FAREWELL_TIMEOUT):
+        try:
+            await peer.send(Failure.from_error(error))
+        except PeerGoneError as exc:
+            _log.debug("peer_gone", reason=str(exc))
+    peer.close()

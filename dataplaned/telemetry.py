@@ -1,0 +1,33 @@
+"""Log lines: structured, human on a terminal, JSON elsewhere. Client text is never raw."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def set_up_logging(level: str = "info") -> None:
+    """Send everything of `level` and above to standard error, one line an event.
+
+    `ConsoleRenderer` and `JSONRenderer` both write strings escaped, so that no text of a
+    peer can forge a line.
+    """
+    is_terminal = sys.stderr.isatty()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if is_terminal:
+        processors.append(structlog.dev.ConsoleRenderer(colors=True))
+    else:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,50 @@
+"""Worker threads, with a limiter for each purpose, and nurseries that raise plain errors.
+
+One limiter for everything would let the slowest purpose starve the others: trio's default
+has 40 tokens, and 40 reads from a stuck disk hold them all, also after they were abandoned.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar, cast
+
+import trio
+
+T = TypeVar("T")
+
+#: Threads that hash for ingests. More than the cores only adds waiting.
+HASH_THREADS: Final = 8
+
+#: Threads of one backend that wait for its disk.
+DISK_THREADS: Final = 32
+
+
+async def run_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+    """Run a blocking function to its end. A cancellation waits for it."""
+    return await trio.to_thread.run_sync(function, limiter=limiter)
+
+
+@asynccontextmanager
+async def open_plain_nursery() -> AsyncGenerator[trio.Nursery]:
+    """Open a nursery that raises a lone error itself and not a group around it.
+
+    A group is what callers of a data plane cannot be asked to catch. When several tasks fail
+    at once the group stays.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        errors = list(_leaves(group))
+        others = [error for error in errors if not isinstance(error, trio.Cancelled)]
+        if len(others) == 1:
+            raise others[0] from others[0].__cause__
+        raise
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
