@@ -111,6 +111,12 @@ def count_blocks(size: int) -> int:
     return -(-size // BLOCK_SIZE)
 
 
+def touched_blocks(offset: int, length: int) -> tuple[int, int]:
+    """Give the index of the first block that a range touches, and how many it touches."""
+    first = offset // BLOCK_SIZE
+    return first, count_blocks(offset + length) - first if length else 0
+
+
 def find_bad_block(data: bytes, digests: bytes) -> int | None:
     """Compare whole blocks with their digests.
 

@@ -32,7 +32,6 @@ from dataplane_protocol import (
     UnknownBackendError,
     UnsupportedError,
     VerifyResult,
-    resolve_range,
 )
 
 from .backends.base import Backend, Staging, StoredObject
@@ -106,13 +105,7 @@ class LocalDataPlane:
         backend_id: str | None = None,
     ) -> "CheckedObject":
         digest = _known_digest(content_address)
-        stored = await self._backend(backend_id).open_object(digest)
-        try:
-            offset, length = resolve_range(byte_range, stored.status.size_bytes)
-        except BaseException:
-            await stored.aclose()
-            raise
-        return CheckedObject(stored, offset=offset, length=length)
+        return CheckedObject(await self._backend(backend_id).open_object(digest, byte_range))
 
     async def verify_object(
         self, content_address: ContentAddress, *, backend_id: str | None = None
@@ -237,12 +230,11 @@ class CheckedObject:
         status: What the backend knows of the whole object.
     """
 
-    def __init__(self, stored: StoredObject, *, offset: int, length: int) -> None:
+    def __init__(self, stored: StoredObject) -> None:
         self.status = stored.status
         self._stored = stored
-        self._offset = offset
-        self._length = length
-        self._position = offset
+        self._position = stored.offset
+        self._end = stored.offset + stored.length
 
     @property
     def size(self) -> int:
@@ -250,17 +242,17 @@ class CheckedObject:
 
     @property
     def offset(self) -> int:
-        return self._offset
+        return self._stored.offset
 
     @property
     def length(self) -> int:
-        return self._length
+        return self._stored.length
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        left = self._offset + self._length - self._position
+        left = self._end - self._position
         if left == 0:
             await self.aclose()
             raise StopAsyncIteration
@@ -272,7 +264,7 @@ class CheckedObject:
         return piece
 
     async def aclose(self) -> None:
-        self._position = self._offset + self._length
+        self._position = self._end
         await self._stored.aclose()
 
     async def __aenter__(self) -> Self:

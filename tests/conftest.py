@@ -23,9 +23,7 @@ class DaemonProcess:
     def __init__(self, directory: Path, arguments: Sequence[str] = ()) -> None:
         self.socket_path = str(directory / "dp.sock")
         self.root = directory / "store"
-        self._arguments = [
-            "--socket", self.socket_path, *(arguments or ("--root", str(self.root)))
-        ]
+        self._arguments = ["--socket", self.socket_path, *(arguments or ("--root", str(self.root)))]
         self.log: list[dict[str, object]] = []
         self.start()
 

@@ -29,6 +29,7 @@ from dataplane_protocol import (
     Digest,
     ObjectPage,
     ObjectStatus,
+    resolve_range,
 )
 
 from ..digests import BLOCK_SIZE, ObjectDigests, count_blocks
@@ -93,17 +94,27 @@ class Staging(ABC):
 
 
 class StoredObject(ABC):
-    """An object opened for reading. It stays readable when it is deleted meanwhile."""
+    """An object, or a range of one, opened for reading.
 
-    def __init__(self, status: ObjectStatus) -> None:
+    It stays readable when the object is deleted or healed meanwhile.
+
+    Attributes:
+        status: What the backend knows of the whole object.
+        offset: Where in the object the range starts.
+        length: Bytes of the range.
+    """
+
+    def __init__(self, status: ObjectStatus, byte_range: tuple[int, int] | None) -> None:
         self.status = status
+        self.offset, self.length = resolve_range(byte_range, status.size_bytes)
 
     @abstractmethod
     async def read(self, first_block: int, count: int) -> bytes:
         """Read whole blocks, checked.
 
         Args:
-            first_block: Index of the first `BLOCK_SIZE` block, within the object.
+            first_block: Index of the first `BLOCK_SIZE` block, within the object. Only
+                blocks that the range touches may be asked for.
             count: Blocks to read, at least 1; clamped to the object's last.
 
         Raises:
@@ -160,11 +171,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def open_object(self, digest: Digest) -> StoredObject:
-        """Open for reading.
+    async def open_object(
+        self, digest: Digest, byte_range: tuple[int, int] | None = None
+    ) -> StoredObject:
+        """Open for reading, the whole object or an inclusive range `(first, last)` of it.
 
         Raises:
             ObjectNotFoundError: There is no such object.
+            RangeNotSatisfiableError: It has no byte in the range.
             ObjectCorruptError: It is known to be bad, or its bytes are gone.
         """
 

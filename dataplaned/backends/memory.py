@@ -55,11 +55,13 @@ class MemoryBackend(Backend):
     async def stage(self, size_hint: int | None) -> Staging:  # noqa: ARG002
         return _MemoryStaging(self)
 
-    async def open_object(self, digest: Digest) -> StoredObject:
+    async def open_object(
+        self, digest: Digest, byte_range: tuple[int, int] | None = None
+    ) -> StoredObject:
         entry = self._entry(digest)
         if entry.status.state != ObjectState.OK:
             raise ObjectCorruptError(f"object {entry.status.content_address} is quarantined")
-        return _MemoryObject(self, entry)
+        return _MemoryObject(self, entry, byte_range)
 
     async def verify(self, digest: Digest) -> Verification:
         entry = self._entry(digest)
@@ -160,8 +162,10 @@ class _MemoryStaging(Staging):
 
 
 class _MemoryObject(StoredObject):
-    def __init__(self, backend: MemoryBackend, entry: _Entry) -> None:
-        super().__init__(entry.status)
+    def __init__(
+        self, backend: MemoryBackend, entry: _Entry, byte_range: tuple[int, int] | None
+    ) -> None:
+        super().__init__(entry.status, byte_range)
         self._backend = backend
         self._entry = entry
 

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import structlog
 import trio
@@ -34,9 +34,17 @@ from dataplane_protocol import (
     ObjectState,
     ObjectStatus,
     UnavailableError,
+    resolve_range,
 )
 
-from ...digests import BLOCK_SIZE, Digester, ObjectDigests, count_blocks
+from ...digests import (
+    BLOCK_SIZE,
+    DIGEST_SIZE,
+    Digester,
+    ObjectDigests,
+    count_blocks,
+    touched_blocks,
+)
 from ...threads import DISK_THREADS, run_in_thread
 from ..base import (
     Backend,
@@ -94,20 +102,15 @@ class FilesystemBackend(Backend):
         self._require_writable()
         return _FilesystemStaging(self)
 
-    async def open_object(self, digest: Digest) -> StoredObject:
-        row, fd = await self._run(lambda: self._open_file(digest))
-        return FilesystemObject(
-            _status(row),
-            fd,
-            block_digests=functools.partial(self._block_digests, row),
-            on_damage=functools.partial(self._mark_rotten, row),
-            limiter=self._limiter,
-        )
+    async def open_object(
+        self, digest: Digest, byte_range: tuple[int, int] | None = None
+    ) -> StoredObject:
+        return await self._run(lambda: self._open_object(digest, byte_range))
 
     async def verify(self, digest: Digest) -> Verification:
-        row, file = await self._run(lambda: self._open_to_verify(digest))
+        row, fd = await self._run(lambda: self._open_file(digest))
+        actual, trouble = await self._digest(fd)
         expected = await self._run(lambda: self._expected(row))
-        actual, trouble = await self._digest(file)
         mismatch = trouble or describe_mismatch(expected, actual)
         await self._run(lambda: self._mark(row, mismatch))
         return Verification(actual=actual, mismatch=mismatch)
@@ -229,26 +232,42 @@ class FilesystemBackend(Backend):
             raise ObjectNotFoundError(f"no object {digest}")
         return row
 
-    def _open_file(self, digest: Digest) -> tuple[Row, int]:
+    def _open_object(self, digest: Digest, byte_range: tuple[int, int] | None) -> FilesystemObject:
+        row, fd = self._open_file(digest)
+        if fd is None:
+            self._mark_rotten(row)
+            raise ObjectCorruptError(f"object {digest} has lost its file")
+        try:
+            return self._reader(row, fd, byte_range)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _reader(self, row: Row, fd: int, byte_range: tuple[int, int] | None) -> FilesystemObject:
+        status = _status(row)
+        if row.is_rotten:
+            raise ObjectCorruptError(f"object {status.content_address} is quarantined")
+        first, count = touched_blocks(*resolve_range(byte_range, row.size))
+        digests = self._block_digests(row, first, count)
+        if len(digests) < count * DIGEST_SIZE:
+            self._find(status.sha256_digest)  # a delete took them; otherwise reading will tell
+        return FilesystemObject(
+            status,
+            byte_range,
+            fd,
+            digests=digests,
+            on_damage=functools.partial(self._mark_rotten, row),
+            limiter=self._limiter,
+        )
+
+    def _open_file(self, digest: Digest) -> tuple[Row, int | None]:
+        """Find an object and open its file; `None` when the file is gone."""
         row = self._find(digest)
         while True:
-            if row.is_rotten:
-                raise ObjectCorruptError(f"object {digest} is quarantined")
             try:
                 return row, self._root.open_file(row.file)
             except FileNotFoundError:
                 # Deleted or healed between the row and the file, or really gone.
-                previous, row = row, self._find(digest)
-                if row.file == previous.file:
-                    self._mark_rotten(row)
-                    raise ObjectCorruptError(f"object {digest} has lost its file") from None
-
-    def _open_to_verify(self, digest: Digest) -> tuple[Row, BinaryIO | None]:
-        row = self._find(digest)
-        while True:
-            try:
-                return row, os.fdopen(self._root.open_file(row.file), "rb", buffering=0)
-            except FileNotFoundError:
                 previous, row = row, self._find(digest)
                 if row.file == previous.file:
                     return row, None
@@ -256,8 +275,7 @@ class FilesystemBackend(Backend):
     def _block_digests(self, row: Row, first: int, count: int) -> bytes:
         if row.size <= BLOCK_SIZE:
             return row.blake3
-        with translated(self.backend_id):
-            return self._catalog.block_digests(row.blake3, first, count)
+        return self._catalog.block_digests(row.blake3, first, count)
 
     def _expected(self, row: Row) -> ObjectDigests:
         count = count_blocks(row.size)
@@ -278,11 +296,14 @@ class FilesystemBackend(Backend):
 
     # Back on the event loop.
 
-    async def _digest(self, file: BinaryIO | None) -> tuple[ObjectDigests, str | None]:
-        if file is None:
+    async def _digest(self, fd: int | None) -> tuple[ObjectDigests, str | None]:
+        if fd is None:
             return Digester().finish(), "file is missing"
-        with file, translated(self.backend_id):
-            return await digest_file(file.fileno(), self._limiter)
+        try:
+            with translated(self.backend_id):
+                return await digest_file(fd, self._limiter)
+        finally:
+            os.close(fd)
 
     def _require_writable(self) -> None:
         if self._read_only_reason is not None:

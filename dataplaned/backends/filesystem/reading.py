@@ -10,7 +10,13 @@ import trio
 
 from dataplane_protocol import ObjectCorruptError, ObjectStatus
 
-from ...digests import BLOCK_SIZE, Digester, ObjectDigests, find_bad_block
+from ...digests import (
+    BLOCK_SIZE,
+    DIGEST_SIZE,
+    Digester,
+    ObjectDigests,
+    find_bad_block,
+)
 from ...threads import run_in_thread
 from ..base import StoredObject
 
@@ -25,8 +31,10 @@ class FilesystemObject(StoredObject):
 
     Args:
         status: What the catalog says of the object.
+        byte_range: The range that may be read; the whole object when `None`.
         fd: The open file; closed with this.
-        block_digests: Gives the digests of blocks from an index on.
+        digests: Those of all blocks that the range touches, 32 bytes for each 64 KiB. They
+            are held here, since a delete takes them out of the catalog.
         on_damage: Called in a worker thread when a block is bad.
         limiter: The backend's threads.
     """
@@ -34,15 +42,17 @@ class FilesystemObject(StoredObject):
     def __init__(
         self,
         status: ObjectStatus,
+        byte_range: tuple[int, int] | None,
         fd: int,
         *,
-        block_digests: Callable[[int, int], bytes],
+        digests: bytes,
         on_damage: Callable[[], None],
         limiter: trio.CapacityLimiter,
     ) -> None:
-        super().__init__(status)
+        super().__init__(status, byte_range)
         self._fd = fd
-        self._block_digests = block_digests
+        self._first_block = self.offset // BLOCK_SIZE
+        self._digests = digests
         self._on_damage = on_damage
         self._limiter = limiter
         # A descriptor closed under a read in a thread could be another file's by then.
@@ -60,7 +70,8 @@ class FilesystemObject(StoredObject):
     def _read(self, first_block: int, count: int) -> bytes:
         offset = first_block * BLOCK_SIZE
         size = min(count * BLOCK_SIZE, self.status.size_bytes - offset)
-        digests = self._block_digests(first_block, count)
+        start = (first_block - self._first_block) * DIGEST_SIZE
+        digests = self._digests[start : start + count * DIGEST_SIZE]
         try:
             with self._lock:
                 data = read_fully(self._fd, offset, size)
