@@ -25,6 +25,7 @@ class DaemonProcess:
         self.root = directory / "store"
         self._arguments = ["--socket", self.socket_path, *(arguments or ("--root", str(self.root)))]
         self.log: list[dict[str, object]] = []
+        self._news = threading.Condition()
         self.start()
 
     def start(self, *, wrapper: Sequence[str] = ()) -> None:
@@ -35,14 +36,21 @@ class DaemonProcess:
             stdin=subprocess.DEVNULL,
             text=True,
         )
-        assert self.process.stderr is not None
-        started = threading.Event()
-        self._reader = threading.Thread(target=self._read_log, args=(started,))
+        self._is_running = True
+        listened = len(self.events("listening"))
+        self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
-        started.wait(60)
-        if not any(line.get("event") == "listening" for line in self.log):
+        if not self.wait_for("listening", times=listened + 1):
             self.kill()
             raise AssertionError(f"daemon did not start: {self.log}")
+
+    def wait_for(self, event: str, *, times: int = 1) -> bool:
+        """Wait until the log has an event so many times; false when it ended before."""
+        with self._news:
+            self._news.wait_for(
+                lambda: len(self.events(event)) >= times or not self._is_running, timeout=60
+            )
+            return len(self.events(event)) >= times
 
     @property
     def pid(self) -> int:
@@ -57,6 +65,10 @@ class DaemonProcess:
         """End it as a crash would."""
         self.process.kill()
         self._finish()
+
+    def reap(self) -> int:
+        """Wait for the end of one that was killed otherwise, and give its exit code."""
+        return self._finish()
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Give the log lines of one event."""
@@ -73,16 +85,19 @@ class DaemonProcess:
         self.process.stderr.close()
         return code
 
-    def _read_log(self, started: threading.Event) -> None:
+    def _read_log(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             try:
-                self.log.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
-                self.log.append({"event": "raw", "line": line})
-            if self.log[-1].get("event") == "listening":
-                started.set()
-        started.set()
+                entry = {"event": "raw", "line": line}
+            with self._news:
+                self.log.append(entry)
+                self._news.notify_all()
+        with self._news:
+            self._is_running = False
+            self._news.notify_all()
 
 
 @pytest.fixture
@@ -93,30 +108,37 @@ def short_path() -> Generator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _daemon_process(arguments: Sequence[str] = ()) -> Generator[DaemonProcess]:
+    path = Path(tempfile.mkdtemp(prefix="dp-"))
+    try:
+        daemon = DaemonProcess(path, arguments)
+        try:
+            yield daemon
+        finally:
+            if daemon.process.poll() is None:
+                daemon.kill()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def daemon_process() -> Callable[..., contextlib.AbstractContextManager[DaemonProcess]]:
+    """Give a context manager that runs a daemon in a directory of its own."""
+    return _daemon_process
+
+
 @pytest.fixture
 def start_daemon() -> Generator[Callable[..., DaemonProcess]]:
     """Start daemons in directories of their own; all are ended with the test."""
     with contextlib.ExitStack() as stack:
-
-        def start(arguments: Sequence[str] = ()) -> DaemonProcess:
-            path = Path(tempfile.mkdtemp(prefix="dp-"))
-            stack.callback(shutil.rmtree, path, ignore_errors=True)
-            daemon = DaemonProcess(path, arguments)
-            stack.callback(_end, daemon)
-            return daemon
-
-        yield start
+        yield lambda arguments=(): stack.enter_context(_daemon_process(arguments))
 
 
 @pytest.fixture
 def daemon(start_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
     """A daemon on a new, empty filesystem store."""
     return start_daemon()
-
-
-def _end(daemon: DaemonProcess) -> None:
-    if daemon.process.poll() is None:
-        daemon.kill()
 
 
 @pytest.fixture(params=["asyncio", "trio"])

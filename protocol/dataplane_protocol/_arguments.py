@@ -9,6 +9,7 @@ from ._errors import InvalidRequestError
 from ._fields import Fields
 from ._identity import ContentAddress
 from ._limits import MAX_BATCH, MAX_INTEGER
+from ._ranges import check_range
 
 
 class Operation(StrEnum):
@@ -67,6 +68,7 @@ class ServeArguments:
         """Give the `args` map."""
         wire_range: dict[str, object] | None = None
         if self.byte_range is not None:
+            check_range(self.byte_range)
             first, last = (min(end, MAX_INTEGER) for end in self.byte_range)
             length = min(last - first + 1, MAX_INTEGER)
             wire_range = {"offset": first, "length": length}

@@ -40,6 +40,7 @@ class Connection:
         self._halves = Halves()
         self._decoder = FrameDecoder()
         self._is_eof = False
+        self._violation: RemoteProtocolError | None = None
         self._sent = 0
         self._received = 0
 
@@ -104,9 +105,18 @@ class Connection:
         """Give the next event, or `None` when more bytes are needed.
 
         Raises:
-            RemoteProtocolError: The peer violated framing or order. Nothing it sends after
-                that can be understood: tell it why if it may be told, and close.
+            RemoteProtocolError: The peer violated framing, order or schema, now or before.
+                Nothing it sends after that can be understood: tell it why, and close.
         """
+        if self._violation is not None:
+            raise self._violation
+        try:
+            return self._next_event()
+        except RemoteProtocolError as exc:
+            self._violation = exc
+            raise
+
+    def _next_event(self) -> Event | None:
         event = self._decoder.next()
         if event is None:
             return self._closed() if self._is_eof else None

@@ -47,9 +47,6 @@ class Fields:
         self._name = name
         self._error = error
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._map
-
     def text(self, key: str) -> str:
         """Give a required text."""
         value = self._required(key)

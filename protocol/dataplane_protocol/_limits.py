@@ -23,6 +23,9 @@ MAX_DEPTH: Final = 8
 #: 281 bytes at most, so a full page leaves 29 KB of a control frame for keys added later.
 MAX_BATCH: Final = 128
 
+#: Entries of `list_backends`.
+MAX_BACKENDS: Final = 128
+
 #: The largest integer on the wire: exact in every language, JavaScript included.
 MAX_INTEGER: Final = 2**53 - 1
 

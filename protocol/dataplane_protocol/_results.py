@@ -11,7 +11,7 @@ from typing import Self
 from ._errors import RemoteProtocolError
 from ._fields import Fields, to_milliseconds
 from ._identity import ContentAddress
-from ._limits import MAX_BATCH
+from ._limits import MAX_BACKENDS, MAX_BATCH
 from ._spi import IngestResult, VerifyResult
 from ._storage import (
     BackendList,
@@ -22,8 +22,6 @@ from ._storage import (
     ObjectStatus,
     StorageReceipt,
 )
-
-_MAX_BACKENDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +160,7 @@ def backend_list_from_wire(result: Mapping[str, object]) -> BackendList:
     fields = _fields(result)
     return BackendList(
         backends=tuple(
-            _backend_status(entry) for entry in fields.maps("backends", most=_MAX_BACKENDS)
+            _backend_status(entry) for entry in fields.maps("backends", most=MAX_BACKENDS)
         ),
         default=fields.text("default"),
     )
