@@ -177,6 +177,8 @@ class _Door:
             return
         session = Session(peer, self._plane)
         self._sessions.add(session)
+        if self._accept_scope.cancel_called:
+            session.drain()  # accepted just before, so that `drain` did not see it
         try:
             await session.run()
         finally:

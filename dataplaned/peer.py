@@ -12,9 +12,11 @@ from dataplane_protocol import (
     Connection,
     ConnectionClosed,
     Event,
+    Failure,
     Message,
     RemoteProtocolError,
     Side,
+    State,
 )
 
 T = TypeVar("T")
@@ -22,12 +24,15 @@ T = TypeVar("T")
 #: Bytes read from a socket in one go; a data frame of the usual size fits.
 _BUFFER_SIZE: Final = 262_144 + 9
 
+#: Buffers that sendmsg(2) takes at a time.
+_MAX_BUFFERS: Final = 1024
+
 #: Queued bytes that are sent without waiting for more.
 _FLUSH_SIZE: Final = 65_536
 
 
 class PeerGoneError(Exception):
-    """The peer closed its end, or made no progress for too long. Nobody is left to answer."""
+    """The peer closed or broke off, or made no progress. Nobody is left to answer."""
 
 
 class PeerViolationError(Exception):
@@ -95,6 +100,8 @@ class Peer:
                 raise PeerViolationError(str(exc)) from exc
             if isinstance(event, ConnectionClosed) and not event.is_clean:
                 raise PeerGoneError("connection was closed in the middle of a call")
+            if isinstance(event, Failure) and self.connection.their_state is State.CLOSED:
+                raise PeerGoneError("peer broke off the connection")
             if event is not None:
                 return event
             await self._fill()
@@ -135,7 +142,7 @@ class Peer:
         buffers, self._outgoing = self._outgoing, []
         self._outgoing_size = 0
         while buffers:
-            sent = await self._in_time(partial(self._socket.sendmsg, buffers))
+            sent = await self._in_time(partial(self._socket.sendmsg, buffers[:_MAX_BUFFERS]))
             buffers = _rest(buffers, sent)
 
     async def raise_when_gone(self) -> None:

@@ -41,6 +41,9 @@ from .threads import HASH_THREADS, open_plain_nursery, run_in_thread
 #: Bytes that are hashed and staged in one go. Two such batches are held for each ingest.
 _BATCH_SIZE: Final = 1024 * 1024
 
+#: Pieces in a batch. Each costs some 50 bytes of memory, which tiny ones are not worth.
+_BATCH_PIECES: Final = 4096
+
 #: Blocks that are read, checked and given out in one go: a data frame's worth.
 _READ_BLOCKS: Final = 4
 
@@ -207,7 +210,7 @@ class LocalDataPlane:
             batch.append(_as_bytes(piece))
             fill += len(piece)
             self._check_size(total + fill)
-            if fill >= _BATCH_SIZE:
+            if fill >= _BATCH_SIZE or len(batch) == _BATCH_PIECES:
                 return batch, False
         return batch, True
 

@@ -6,6 +6,7 @@ buffer, waiting by the stall timeout. It serves any `FullDataPlane`, also a clie
 daemon.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Final, Self
@@ -18,6 +19,7 @@ from dataplane_protocol import (
     DISCARD_TIMEOUT,
     MAX_DISCARD,
     PROTOCOL_VERSION,
+    STALL_TIMEOUT,
     Arguments,
     BodyKind,
     CallCancelledError,
@@ -44,6 +46,7 @@ from dataplane_protocol import (
     ServeResult,
     StatArguments,
     State,
+    UnavailableError,
     UnsupportedError,
     VerifyArguments,
     backend_list_to_wire,
@@ -95,6 +98,8 @@ class Session:
         except PeerViolationError as exc:
             _log.info("peer_violation", reason=str(exc))
             await self._break_off(str(exc))
+        except Exception as exc:  # noqa: BLE001 - one peer must not end the daemon
+            _log.error("session_failed", exc_info=exc)
         finally:
             self._peer.close()
 
@@ -105,6 +110,10 @@ class Session:
             self._idle_scope.cancel()
 
     async def _greet(self) -> bool:
+        if not await self._is_spoken_to(STALL_TIMEOUT):
+            if self._is_draining:
+                await self._refuse(UnavailableError("daemon is stopping"))
+            return False
         hello = await self._peer.receive()
         if isinstance(hello, ConnectionClosed):
             return False
@@ -120,12 +129,19 @@ class Session:
         await self._peer.send(Hello(features=(), agent=_AGENT))
         return True
 
-    async def _next_request(self) -> Request | None:
-        with trio.CancelScope() as self._idle_scope:
-            if not self._is_draining and self._peer.connection.is_reusable:
+    async def _is_spoken_to(self, timeout_s: float) -> bool:
+        """Wait for the peer to send something; false when `drain` or the time ended that."""
+        connection = self._peer.connection
+        with trio.move_on_after(timeout_s) as scope:
+            self._idle_scope = scope
+            is_idle = connection.is_reusable or connection.our_state is State.HELLO
+            if is_idle and not self._is_draining:
                 await self._peer.wait()
         self._idle_scope = None
-        if self._is_draining:
+        return not (self._is_draining or scope.cancelled_caught)
+
+    async def _next_request(self) -> Request | None:
+        if not await self._is_spoken_to(math.inf):
             return None
         event = await self._peer.receive()
         if isinstance(event, ConnectionClosed):
@@ -298,9 +314,10 @@ class _Body:
 
 async def turn_away(peer: Peer, error: DataPlaneError) -> None:
     """Answer a connection that cannot be served with `error` in place of the hello."""
-    with trio.move_on_after(_FAREWELL_TIMEOUT):
-        try:
+    try:
+        with trio.move_on_after(_FAREWELL_TIMEOUT):
             await peer.send(Failure.from_error(error))
-        except PeerGoneError as exc:
-            _log.debug("peer_gone", reason=str(exc))
-    peer.close()
+    except PeerGoneError as exc:
+        _log.debug("peer_gone", reason=str(exc))
+    finally:
+        peer.close()

@@ -10,8 +10,8 @@ import structlog
 def set_up_logging(level: str = "info") -> None:
     """Send everything of `level` and above to standard error, one line an event.
 
-    `ConsoleRenderer` and `JSONRenderer` both write strings escaped, so that no text of a
-    peer can forge a line.
+    Both renderers are made to write strings escaped, so that no text of a peer can forge a
+    line or speak to the terminal. Neither shows the values of variables in a traceback.
     """
     is_terminal = sys.stderr.isatty()
     processors: list[Any] = [
@@ -20,7 +20,13 @@ def set_up_logging(level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if is_terminal:
-        processors.append(structlog.dev.ConsoleRenderer(colors=True))
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=True,
+                repr_native_str=True,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        )
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -110,8 +110,7 @@ class MemoryBackend(Backend):
         """Take an object in, at one instant."""
         name = digests.named(BLAKE3)
         self._generation += 1
-        now = datetime.now(UTC)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        now = _now()
         present = self._entries.get(name)
         if present is not None and _is_trusted(present):
             outcome = IngestOutcome.EXISTED
@@ -133,9 +132,7 @@ class MemoryBackend(Backend):
     def mark(self, entry: _Entry, *, is_good: bool) -> None:
         """Note what reading an object has shown."""
         if is_good:
-            entry.status = replace(
-                entry.status, state=ObjectState.OK, verified_at=datetime.now(UTC)
-            )
+            entry.status = replace(entry.status, state=ObjectState.OK, verified_at=_now())
         else:
             entry.status = replace(entry.status, state=ObjectState.QUARANTINED)
 
@@ -183,3 +180,9 @@ class _MemoryObject(StoredObject):
 
 def _is_trusted(entry: _Entry) -> bool:
     return entry.status.state == ObjectState.OK and len(entry.data) == entry.digests.size
+
+
+def _now() -> datetime:
+    # To the millisecond, as the wire has it.
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

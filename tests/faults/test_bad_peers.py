@@ -295,3 +295,19 @@ def test_an_expected_digest_that_is_wrong_stores_nothing(
         plane.ingest_stream([PIECE] * 50, expected_digest=wrong)
     assert caught.value.code == "body_mismatch"
     witness()
+
+
+@pytest.mark.parametrize("greets", [True, False], ids=["after-hello", "instead-of-hello"])
+def test_a_peer_that_breaks_off_ends_only_its_own_connection(
+    daemon: Any, witness: Callable[[], None], greets: bool
+) -> None:
+    # Its `error` is neither a hello nor a request; taking it for one once ended the daemon.
+    with contextlib.ExitStack() as stack:
+        peer = RawPeer(daemon.socket_path)
+        stack.callback(peer.__exit__)
+        if greets:
+            peer.__enter__()
+        peer.socket.sendall(peer.connection.send(Failure(code="protocol", message="bye")))
+        assert isinstance(peer.event(), ConnectionClosed)
+    witness()
+    assert daemon.events("session_failed") == []

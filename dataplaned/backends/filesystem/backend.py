@@ -55,8 +55,8 @@ from ..base import (
     Verification,
     describe_mismatch,
 )
-from .catalog import Catalog, Row
-from .errors import is_full, translated
+from .catalog import Catalog, Row, Stored
+from .errors import describe, leaves_no_doubt, translated
 from .reading import FilesystemObject, digest_file
 from .root import Root, StagedFile
 
@@ -174,7 +174,7 @@ class FilesystemBackend(Backend):
                 return _published(renewed, IngestOutcome.EXISTED)
         file = self._name_durably(staged, digests)
         replaces = None if is_trusted else present
-        stored = self._commit(lambda: self._catalog.store(digests, file, replaces))
+        stored = self._store(digests, file, replaces)
         if stored.garbage is not None:
             self._root.remove_file(stored.garbage)
         if stored.is_new:
@@ -204,6 +204,15 @@ class FilesystemBackend(Backend):
             self._doubt(exc, "an object's file could not be synced")
             raise
 
+    def _store(self, digests: ObjectDigests, file: str, replaces: Row | None) -> Stored:
+        try:
+            return self._commit(lambda: self._catalog.store(digests, file, replaces))
+        except sqlite3.Error as exc:
+            if leaves_no_doubt(exc):
+                # No row will ever name it, and the sweep leaves this run's files alone.
+                self._root.remove_file(file)
+            raise
+
     def _delete(self, digest: Digest, if_generation: int | None) -> bool:
         row = self._commit(lambda: self._catalog.remove(digest, if_generation))
         if row is not None:
@@ -217,10 +226,10 @@ class FilesystemBackend(Backend):
             self._doubt(exc, "the catalog could not commit")
             raise
 
-    def _doubt(self, exc: Exception, reason: str) -> None:
+    def _doubt(self, exc: OSError | sqlite3.Error, reason: str) -> None:
         """Take no more writes: what is on disk is unknown until the store is opened again."""
-        if not is_full(exc) and self._read_only_reason is None:
-            self._read_only_reason = f"read-only since {reason}: {exc}"
+        if not leaves_no_doubt(exc) and self._read_only_reason is None:
+            self._read_only_reason = f"read-only since {reason}: {describe(exc)}"
             _log.error("read_only", backend=self.backend_id, reason=self._read_only_reason)
 
     def _is_trusted(self, row: Row) -> bool:
@@ -286,13 +295,16 @@ class FilesystemBackend(Backend):
         if mismatch is not None:
             self._mark_rotten(row)
         else:
-            self._commit(lambda: self._catalog.mark(row, is_good=True))
+            self._note(row, is_good=True)
 
     def _mark_rotten(self, row: Row) -> None:
-        """Note damage. That it cannot be noted must not hide the damage itself."""
         _log.error("rotten", backend=self.backend_id, object=f"{BLAKE3}:{row.blake3.hex()}")
+        self._note(row, is_good=False)
+
+    def _note(self, row: Row, *, is_good: bool) -> None:
+        """Note what reading has shown. A catalog that cannot must not hide what was found."""
         with contextlib.suppress(sqlite3.Error):
-            self._commit(lambda: self._catalog.mark(row, is_good=False))
+            self._commit(lambda: self._catalog.mark(row, is_good=is_good))
 
     # Back on the event loop.
 

@@ -178,7 +178,8 @@ class Catalog:
             digests: What the object is.
             file: The name of its file in its shard.
             replaces: The row whose file is not to be trusted, if there was one. A row that
-                came or changed meanwhile stands for fresh bytes; it keeps its file.
+                came or changed meanwhile stands for fresh bytes and keeps its file, unless
+                it was found to be rotten since.
         """
         with self._transaction() as connection:
             present = connection.execute(
@@ -186,7 +187,11 @@ class Catalog:
                 (digests.blake3,),
             ).fetchone()
             old = None if present is None else Row(*present)
-            keeps = old is not None and (replaces is None or old.file != replaces.file)
+            keeps = (
+                old is not None
+                and not old.is_rotten
+                and (replaces is None or old.file != replaces.file)
+            )
             now = _now_ms()
             row = Row(
                 blake3=digests.blake3,
@@ -196,7 +201,7 @@ class Catalog:
                 generation=_next_generation(connection),
                 stored_at_ms=now,
                 verified_at_ms=old.verified_at_ms if old is not None and keeps else now,
-                is_rotten=old.is_rotten if old is not None and keeps else 0,
+                is_rotten=0,
             )
             _put_row(connection, row)
             if not keeps:
@@ -279,14 +284,15 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    # Before the first change: what is not ours stays as it is.
+    if tables and application_id != _APPLICATION_ID:
+        raise BackendError(f"{path} is not a catalog")
+    if tables and version != _FORMAT:
+        raise BackendError(f"{path} has format {version}, this version reads {_FORMAT}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     if not tables:
         connection.executescript(_SCHEMA)
-    elif application_id != _APPLICATION_ID:
-        raise BackendError(f"{path} is not a catalog")
-    elif version != _FORMAT:
-        raise BackendError(f"{path} has format {version}, this version reads {_FORMAT}")
     # Rows that a killed run left in the WAL can be read now but may not be on disk; answering
     # from them would acknowledge what a power cut takes back.
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

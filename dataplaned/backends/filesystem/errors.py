@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import sqlite3
 from collections.abc import Generator
 from typing import Final
@@ -11,6 +10,10 @@ from dataplane_protocol import NoSpaceError, UnavailableError
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+#: Out of descriptors, or another process holds the catalog's lock: nothing was begun.
+_NOT_BEGUN: Final = (errno.EMFILE, errno.ENFILE)
+_CERTAIN_CATALOG_ERRORS: Final = ("SQLITE_FULL", "SQLITE_BUSY")
+
 
 @contextlib.contextmanager
 def translated(backend_id: str) -> Generator[None]:
@@ -18,19 +21,26 @@ def translated(backend_id: str) -> Generator[None]:
     try:
         yield
     except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+        reason = describe(exc)
         if exc.errno in _NO_SPACE:
             raise NoSpaceError(f"backend {backend_id} has no space: {reason}") from exc
         raise UnavailableError(f"backend {backend_id} failed: {reason}") from exc
     except sqlite3.Error as exc:
-        name = getattr(exc, "sqlite_errorname", type(exc).__name__)
-        if name == "SQLITE_FULL":
+        reason = describe(exc)
+        if reason == "SQLITE_FULL":
             raise NoSpaceError(f"backend {backend_id} has no space for its catalog") from exc
-        raise UnavailableError(f"backend {backend_id} failed in its catalog: {name}") from exc
+        raise UnavailableError(f"backend {backend_id} failed in its catalog: {reason}") from exc
 
 
-def is_full(exc: BaseException) -> bool:
-    """Whether an error only says that there is no room, so that nothing is in doubt."""
+def leaves_no_doubt(exc: OSError | sqlite3.Error) -> bool:
+    """Whether a publish or a commit that failed so is certain to have changed nothing."""
     if isinstance(exc, OSError):
-        return exc.errno in _NO_SPACE
-    return getattr(exc, "sqlite_errorname", "") == "SQLITE_FULL"
+        return exc.errno in (*_NO_SPACE, *_NOT_BEGUN)
+    return describe(exc) in _CERTAIN_CATALOG_ERRORS
+
+
+def describe(exc: OSError | sqlite3.Error) -> str:
+    """Give the reason in a few words, without the path that the error itself may show."""
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    return getattr(exc, "sqlite_errorname", type(exc).__name__)

@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -39,7 +39,8 @@ _EXPECTED: Final = re.compile(
     rf"{_LOCK_NAME}|{_STAGING}|{_OBJECTS}|{CATALOG_NAME}(-\w+)?|lost\+found"
 )
 
-_OBJECT_FILE: Final = re.compile(r"[0-9a-f]{64}\.([0-9a-f]{16}-[0-9a-f]+)")
+_STAGED_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
+_OBJECT_FILE: Final = re.compile(rf"[0-9a-f]{{64}}\.({_STAGED_FILE.pattern})")
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -85,20 +86,22 @@ class StagedFile:
         """
         os.fchmod(self._fd, 0o400)
         os.fsync(self._fd)  # before it has a name: no crash may show a torn object
-        self._close()
         name = f"{blake3.hex()}.{self._name}"
         self._root.adopt(self._name, name)
+        self._close()
         return name
 
     def discard(self) -> None:
-        """Remove the file. Does nothing after `publish`."""
+        """Remove the file. Does nothing once it was published or discarded."""
         if self._fd >= 0:
             self._close()
             self._root.discard_staged(self._name)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
-        os.close(fd)
+        # It was synced, or nobody wants it: there is nothing left that close(2) could lose.
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 class Root:
@@ -135,11 +138,20 @@ class Root:
         return StagedFile(self, name, os.open(name, _NEW_FILE, 0o600, dir_fd=self._staging_fd))
 
     def adopt(self, staged_name: str, name: str) -> None:
-        """Move a synced file from the staging to its shard and make its name durable."""
-        shard = f"{_OBJECTS}/{name[:2]}"
-        os.rename(staged_name, f"{shard}/{name}", src_dir_fd=self._staging_fd, dst_dir_fd=self._fd)
-        # Without this the catalog's row may survive a crash that the file's name does not.
-        self._sync_directory(shard)
+        """Move a synced file from the staging to its shard and make its name durable.
+
+        Raises:
+            OSError: It has not moved, or is gone: nothing is left that a sweep must find.
+        """
+        # Opened first, so that a process out of descriptors fails before anything has moved.
+        with self._open_directory(f"{_OBJECTS}/{name[:2]}") as shard_fd:
+            os.rename(staged_name, name, src_dir_fd=self._staging_fd, dst_dir_fd=shard_fd)
+            try:
+                # Without this the catalog's row may survive a crash that the name does not.
+                os.fsync(shard_fd)
+            except OSError:
+                self.remove_file(name)
+                raise
 
     def open_file(self, name: str) -> int:
         """Open an object's file for reading."""
@@ -166,7 +178,11 @@ class Root:
 
     def sweep_staging(self) -> int:
         """Remove what earlier runs staged and never published. Returns how many files."""
-        leftovers = [name for name in os.listdir(self._staging_fd) if not self._is_ours(name)]
+        leftovers = [
+            name
+            for name in os.listdir(self._staging_fd)
+            if _STAGED_FILE.fullmatch(name) and not self._is_ours(name)
+        ]
         for name in leftovers:
             self.discard_staged(name)
         return len(leftovers)
@@ -177,11 +193,13 @@ class Root:
 
     def sweep_shard(self, shard: str, is_known: Callable[[str], bool]) -> int:
         """Remove the files of earlier runs that no row names. Returns how many files."""
+        with self._open_directory(f"{_OBJECTS}/{shard}") as shard_fd:
+            names = os.listdir(shard_fd)
         swept = 0
-        for entry in list(_entries(f"{self.path}/{_OBJECTS}/{shard}")):
-            match = _OBJECT_FILE.fullmatch(entry.name)
-            if match and not self._is_ours(match[1]) and not is_known(entry.name):
-                self.remove_file(entry.name)
+        for name in names:
+            match = _OBJECT_FILE.fullmatch(name)
+            if match and not self._is_ours(match[1]) and not is_known(name):
+                self.remove_file(name)
                 swept += 1
         return swept
 
@@ -235,10 +253,9 @@ class Root:
         return fd
 
     def _refuse_foreign(self) -> None:
-        names = os.listdir(self._fd)
-        if CATALOG_NAME in names:
+        if self._has_catalog():
             return
-        for name in sorted(names):
+        for name in sorted(os.listdir(self._fd)):
             if not _EXPECTED.fullmatch(name):
                 raise BackendError(f"{self.path} is not a store and not empty: it has {name!r}")
         if self._has_objects():
@@ -253,28 +270,38 @@ class Root:
         self._sync_directory(_STAGING)
         self.sync()
 
+    def _has_catalog(self) -> bool:
+        # SQLite takes an empty file for a new database. One that objects were stored with
+        # never is: opening checkpoints the schema into it before the first of them.
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(CATALOG_NAME, dir_fd=self._fd).st_size > 0
+        return False
+
     def _has_objects(self) -> bool:
-        return any(
-            entry.is_file(follow_symlinks=False)
-            for shard in _SHARDS
-            for entry in _entries(f"{self.path}/{_OBJECTS}/{shard}")
-        )
+        for shard in _SHARDS:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                self._open_directory(f"{_OBJECTS}/{shard}") as shard_fd,
+            ):
+                if os.listdir(shard_fd):
+                    return True
+        return False
 
     def _sync_directory(self, path: str) -> None:
+        with self._open_directory(path) as fd:
+            os.fsync(fd)
+
+    @contextlib.contextmanager
+    def _open_directory(self, path: str) -> Generator[int]:
         fd = os.open(path, _DIRECTORY, dir_fd=self._fd)
         try:
-            os.fsync(fd)
+            yield fd
         finally:
             os.close(fd)
 
 
 def _object_path(name: str) -> str:
     return f"{_OBJECTS}/{name[:2]}/{name}"
-
-
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
-        yield from entries
 
 
 def _make_root(path: str) -> None:
