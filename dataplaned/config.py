@@ -25,6 +25,8 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
+from .paths import default_socket_path, default_store_path
+
 _BACKEND_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 #: `sun_path` has 108 bytes and ends in a zero.
@@ -81,20 +83,6 @@ class Config:
 
     daemon: DaemonConfig = DaemonConfig()
     backend: Mapping[str, BackendConfig] = field(default_factory=dict[str, BackendConfig])
-
-
-def default_socket_path() -> str:
-    """Give the socket that the daemon and its clients agree on when nobody names one."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or "/run"
-    return f"{runtime}/dataplaned/dataplaned.sock"
-
-
-def default_store_path() -> str:
-    """Give the store of a daemon that was not told of one."""
-    if os.geteuid() == 0:
-        return "/var/lib/dataplaned"
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return f"{data}/dataplaned"
 
 
 def load_config(path: str | None, *, socket: str | None, root: str | None) -> Config:

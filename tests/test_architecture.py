@@ -64,7 +64,8 @@ FLOORS = (
     ("server",),
     ("plane", "peer", "listening"),
     ("backends",),
-    ("digests", "threads", "config", "telemetry", "systemd"),
+    ("digests", "threads", "config", "telemetry"),
+    ("paths",),
 )
 
 #: Libraries that only some rooms of the daemon may use.

@@ -87,7 +87,7 @@ def open_client(socket_path: str | None) -> "Generator[BlockingDataPlaneClient]"
     from dataplane_client.blocking import connect
 
     if socket_path is None:
-        from ..config import default_socket_path
+        from ..paths import default_socket_path
 
         socket_path = default_socket_path()
     with connect(socket_path) as client:

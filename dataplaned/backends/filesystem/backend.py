@@ -58,7 +58,7 @@ from ..base import (
 from .catalog import Catalog, Row, Stored
 from .errors import describe, leaves_no_doubt, translated
 from .reading import FilesystemObject, digest_file
-from .root import Root, StagedFile
+from .root import CATALOG_NAME, Root, StagedFile
 
 T = TypeVar("T")
 
@@ -83,8 +83,12 @@ class FilesystemBackend(Backend):
     async def open(self) -> None:
         try:
             await run_in_thread(self._open, self._limiter)
-        except (OSError, sqlite3.Error) as exc:
+        except OSError as exc:
             raise BackendError(f"store {self._path} cannot be opened: {exc}") from exc
+        except sqlite3.Error as exc:
+            raise BackendError(
+                f"catalog {self._path}/{CATALOG_NAME} cannot be opened: {exc}"
+            ) from exc
 
     async def aclose(self) -> None:
         await run_in_thread(self._close, self._limiter)

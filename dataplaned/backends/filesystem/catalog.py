@@ -217,6 +217,32 @@ class Catalog:
         Raises:
             ConflictError: Its generation is another.
         """
+        try:
+            return self._remove(digest, if_generation)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorname != "SQLITE_FULL":
+                raise
+        # The way out of a full disk must not need room: let the WAL start over in its own.
+        with self._write_lock:
+            self._writer.execute("PRAGMA wal_checkpoint(RESTART)")
+        return self._remove(digest, if_generation)
+
+    def mark(self, row: Row, *, is_good: bool) -> None:
+        """Note what reading an object's file has shown, if it is still its file."""
+        with self._transaction() as connection:
+            if is_good:
+                connection.execute(
+                    "UPDATE objects SET is_rotten = 0, verified_at_ms = ? "
+                    "WHERE blake3 = ? AND file = ?",
+                    (_now_ms(), row.blake3, row.file),
+                )
+            else:
+                connection.execute(
+                    "UPDATE objects SET is_rotten = 1 WHERE blake3 = ? AND file = ?",
+                    (row.blake3, row.file),
+                )
+
+    def _remove(self, digest: Digest, if_generation: int | None) -> Row | None:
         with self._transaction() as connection:
             present = connection.execute(
                 f"SELECT {_COLUMNS} FROM objects WHERE {_key(digest)}",
@@ -234,21 +260,6 @@ class Catalog:
             connection.execute("DELETE FROM blocks WHERE blake3 = ?", (row.blake3,))
             _count(connection, objects=-1, size=-row.size)
         return row
-
-    def mark(self, row: Row, *, is_good: bool) -> None:
-        """Note what reading an object's file has shown, if it is still its file."""
-        with self._transaction() as connection:
-            if is_good:
-                connection.execute(
-                    "UPDATE objects SET is_rotten = 0, verified_at_ms = ? "
-                    "WHERE blake3 = ? AND file = ?",
-                    (_now_ms(), row.blake3, row.file),
-                )
-            else:
-                connection.execute(
-                    "UPDATE objects SET is_rotten = 1 WHERE blake3 = ? AND file = ?",
-                    (row.blake3, row.file),
-                )
 
     def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._read_lock:
