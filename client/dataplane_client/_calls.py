@@ -1,0 +1,182 @@
+"""The operations without a body of their own: what is asked, and how the answer is read.
+
+Arguments are checked here, before a connection is taken. Names of algorithms and backends
+are left to the daemon, which may know more of them than this client.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar, cast
+
+from dataplane_protocol import (
+    MAX_BATCH,
+    Arguments,
+    BackendList,
+    BackendStatus,
+    BodyKind,
+    ContentAddress,
+    DeleteArguments,
+    DeletionResult,
+    HealthArguments,
+    IngestArguments,
+    IngestHints,
+    InvalidRequestError,
+    ListArguments,
+    ListBackendsArguments,
+    ObjectPage,
+    ObjectStatus,
+    RemoteProtocolError,
+    Request,
+    ServeArguments,
+    ServeResult,
+    StatArguments,
+    VerifyArguments,
+    VerifyResult,
+    backend_list_from_wire,
+    backend_status_from_wire,
+    check_range,
+    deletion_result_from_wire,
+    object_page_from_wire,
+    stat_result_from_wire,
+    verify_result_from_wire,
+)
+
+from ._connection import DaemonConnection
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and the way to read its answer.
+
+    Attributes:
+        request: What is asked.
+        parse: Reads the result; raises `RemoteProtocolError` where it breaks the contract.
+        answer_body: What follows the answer.
+    """
+
+    request: Request
+    parse: Callable[[Mapping[str, object]], T]
+    answer_body: BodyKind | None = None
+
+    async def over(self, connection: DaemonConnection) -> T:
+        """Ask over a connection, and read the answer but not the body that follows it."""
+        await connection.send(connection.begin(self.request))
+        answer = await connection.receive_answer(self.answer_body)
+        return self.parse(answer.result)
+
+
+def ingest_request(hints: IngestHints | None) -> Request:
+    """Give the request of an ingest; its body follows."""
+    hints = IngestHints() if hints is None else hints
+    arguments = IngestArguments(
+        size_hint=hints.size_hint,
+        primary_algorithm=hints.primary_algorithm,
+        backend_id=hints.backend_id,
+    )
+    return _request(arguments, BodyKind.STREAM)
+
+
+def serve(
+    address: ContentAddress, byte_range: tuple[int, int] | None, backend_id: str | None
+) -> Call[ServeResult]:
+    """Ask for an object or a range of it.
+
+    Raises:
+        RangeNotSatisfiableError: No object has such a range.
+    """
+    if byte_range is not None:
+        check_range(byte_range)
+    arguments = ServeArguments(
+        content_address=_checked(address), byte_range=byte_range, backend_id=backend_id
+    )
+
+    def parse(result: Mapping[str, object]) -> ServeResult:
+        served = ServeResult.from_wire(result)
+        first, last = (0, served.size_bytes - 1) if byte_range is None else byte_range
+        length = min(last, served.size_bytes - 1) - first + 1
+        # A range names at least one byte, or is refused.
+        is_empty = length < 1 and byte_range is not None
+        if (served.offset, served.length) != (first, length) or is_empty:
+            raise RemoteProtocolError(
+                f"{served.length} bytes from {served.offset} were served, "
+                f"{length} from {first} were asked for"
+            )
+        return served
+
+    return Call(_request(arguments), parse, answer_body=BodyKind.STREAM)
+
+
+def verify(address: ContentAddress, backend_id: str | None) -> Call[VerifyResult]:
+    """Ask for a verification."""
+    arguments = VerifyArguments(content_address=_checked(address), backend_id=backend_id)
+    return Call(_request(arguments), verify_result_from_wire)
+
+
+def delete(
+    address: ContentAddress, backend_id: str | None, if_generation: int | None
+) -> Call[DeletionResult]:
+    """Ask for a deletion."""
+    arguments = DeleteArguments(
+        content_address=_checked(address), backend_id=backend_id, if_generation=if_generation
+    )
+    return Call(_request(arguments), deletion_result_from_wire)
+
+
+def health(backend_id: str | None) -> Call[BackendStatus]:
+    """Ask how a backend is."""
+    return Call(_request(HealthArguments(backend_id=backend_id)), backend_status_from_wire)
+
+
+def list_backends() -> Call[BackendList]:
+    """Ask how all backends are."""
+    return Call(_request(ListBackendsArguments()), backend_list_from_wire)
+
+
+def stats(
+    addresses: Sequence[ContentAddress], backend_id: str | None
+) -> list[Call[tuple[ObjectStatus, ...]]]:
+    """Ask which of any number of addresses are present, `MAX_BATCH` at a time."""
+    checked = tuple(_checked(address) for address in addresses)
+    batches = [checked[start : start + MAX_BATCH] for start in range(0, len(checked), MAX_BATCH)]
+    return [
+        Call(
+            _request(StatArguments(content_addresses=batch, backend_id=backend_id)),
+            stat_result_from_wire,
+        )
+        for batch in batches
+    ]
+
+
+def page(after: ContentAddress | None, limit: int, backend_id: str | None) -> Call[ObjectPage]:
+    """Ask for one page of a listing."""
+    start = None if after is None else _checked(after)
+    arguments = ListArguments(after=start, limit=limit, backend_id=backend_id)
+
+    def parse(result: Mapping[str, object]) -> ObjectPage:
+        objects = object_page_from_wire(result)
+        names = [entry.content_address for entry in objects]
+        previous = names if start is None else [start, *names]
+        # A page that does not go forward would have the caller walk in a circle.
+        if not all(name < following for name, following in pairwise(previous)):
+            raise RemoteProtocolError("the entries of a page are not in ascending order")
+        if objects.more and not names:
+            raise RemoteProtocolError("a page without entries says that more follow")
+        return objects
+
+    return Call(_request(arguments), parse)
+
+
+def _request(arguments: Arguments, body: BodyKind | None = None) -> Request:
+    return Request(op=arguments.OPERATION.value, args=arguments.to_wire(), body=body)
+
+
+def _checked(address: ContentAddress) -> ContentAddress:
+    # Callers without a type checker pass text or a digest, which would do until it is odd.
+    if not isinstance(cast("object", address), ContentAddress):
+        raise InvalidRequestError(
+            f"content address is a {type(address).__name__}, must be a ContentAddress"
+        )
+    return address

@@ -1,0 +1,202 @@
+"""The client: a `DataPlane` whose other side is a daemon."""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from dataplane_protocol import (
+    MAX_BATCH,
+    BackendList,
+    BackendStatus,
+    ContentAddress,
+    DeletionResult,
+    ExpectedDigest,
+    IngestHints,
+    IngestResult,
+    InvalidRequestError,
+    ObjectPage,
+    ObjectStatus,
+    VerifyResult,
+)
+
+from . import _calls
+from ._body import ServedObject
+from ._connection import check_path
+from ._ingest import Ingest, Outgoing
+from ._pool import Pool
+from ._waiting import Waiting
+
+if TYPE_CHECKING:
+    from dataplane_protocol import FullDataPlane, ObjectStream
+
+T = TypeVar("T")
+
+DEFAULT_POOL_SIZE = 8
+
+
+def connect(
+    path: str | os.PathLike[str], *, pool_size: int = DEFAULT_POOL_SIZE
+) -> "DataPlaneClient":
+    """Give a client for trio and asyncio. No I/O happens before the first call.
+
+    Args:
+        path: The daemon's socket.
+        pool_size: The most connections at a time, and so the most calls that run at once;
+            further calls wait for their turn.
+
+    Raises:
+        InvalidRequestError: No socket can have this path, or the pool would be empty.
+    """
+    # Here, so that the blocking client starts without it.
+    from ._anyio import AnyioWaiting
+
+    return DataPlaneClient(path, AnyioWaiting(), pool_size=pool_size)
+
+
+class DataPlaneClient:
+    """A `FullDataPlane` over a Unix socket. Use `connect` to get one.
+
+    Any number of tasks may call it at once. A call that is cancelled closes its connection,
+    which is how the daemon learns of it. Deadlines are the caller's: there are none here.
+
+    Beyond what the SPI lists, every call may raise `UnavailableError` (nobody listens, the
+    connection was lost, the client is closed), `AccessDeniedError` and `ProtocolError`.
+
+    Args:
+        path: The daemon's socket.
+        waiting: How to wait.
+        pool_size: The most connections at a time.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], waiting: Waiting, *, pool_size: int) -> None:
+        if pool_size < 1:
+            raise InvalidRequestError(f"pool_size is {pool_size}, must be at least 1")
+        self._waiting = waiting
+        self._pool = Pool(check_path(path), pool_size, waiting)
+
+    async def ingest_stream(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        hints: IngestHints | None = None,
+        expected_digest: ExpectedDigest | None = None,
+    ) -> IngestResult:
+        """Store the bytes of `stream`; see `FullDataPlane`.
+
+        Pieces may be of any size, and be any bytes-like objects. If the daemon refuses the
+        body early, the stream is left where it is; it is never closed here.
+        """
+        ingest = Ingest(_calls.ingest_request(hints), Outgoing(stream, expected_digest))
+        lease = await self._pool.lease()
+        try:
+            return await lease.run(ingest.over, ingest.is_repeatable)
+        finally:
+            lease.release()
+
+    async def serve_object(
+        self,
+        content_address: ContentAddress,
+        *,
+        byte_range: tuple[int, int] | None = None,
+        backend_id: str | None = None,
+    ) -> ServedObject:
+        """Open an object or a range of it; see `FullDataPlane`. The caller closes it."""
+        call = _calls.serve(content_address, byte_range, backend_id)
+        lease = await self._pool.lease()
+        try:
+            served = await lease.run(call.over)
+            return ServedObject(lease, self._waiting, served, content_address)
+        except BaseException:
+            lease.release()
+            raise
+
+    async def verify_object(
+        self, content_address: ContentAddress, *, backend_id: str | None = None
+    ) -> VerifyResult:
+        """Have the stored bytes read and compared; see `DataPlane`."""
+        return await self._call(_calls.verify(content_address, backend_id))
+
+    async def delete_object(
+        self,
+        content_address: ContentAddress,
+        *,
+        backend_id: str | None = None,
+        if_generation: int | None = None,
+    ) -> DeletionResult:
+        """Remove an object for good; see `FullDataPlane`."""
+        return await self._call(_calls.delete(content_address, backend_id, if_generation))
+
+    async def backend_health(self, *, backend_id: str | None = None) -> BackendStatus:
+        """Probe one backend; see `FullDataPlane`."""
+        return await self._call(_calls.health(backend_id))
+
+    async def stat_objects(
+        self, content_addresses: Sequence[ContentAddress], *, backend_id: str | None = None
+    ) -> tuple[ObjectStatus, ...]:
+        """Describe those that are present; see `FullDataPlane`. One call per `MAX_BATCH`."""
+        found: list[ObjectStatus] = []
+        for call in _calls.stats(content_addresses, backend_id):
+            present = await self._call(call)
+            found += present
+        return tuple(found)
+
+    def list_objects(
+        self,
+        *,
+        after: ContentAddress | None = None,
+        page_size: int = MAX_BATCH,
+        backend_id: str | None = None,
+    ) -> AsyncGenerator[ObjectPage]:
+        """Walk over all objects; see `FullDataPlane`. No connection is held between pages.
+
+        Arguments are refused here, before the first page. Whoever leaves the walk early
+        closes it, with `contextlib.aclosing`.
+        """
+        first = _calls.page(after, page_size, backend_id)
+        return self._pages(first, page_size, backend_id)
+
+    async def list_backends(self) -> BackendList:
+        """Probe every configured backend; see `FullDataPlane`."""
+        return await self._call(_calls.list_backends())
+
+    async def aclose(self) -> None:
+        """Close all connections; idempotent, never waits.
+
+        Calls and served objects that are still open raise `UnavailableError`.
+        """
+        self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.close()
+
+    async def _call(self, call: _calls.Call[T]) -> T:
+        lease = await self._pool.lease()
+        try:
+            return await lease.run(call.over)
+        finally:
+            lease.release()
+
+    async def _pages(
+        self, call: _calls.Call[ObjectPage], page_size: int, backend_id: str | None
+    ) -> AsyncGenerator[ObjectPage]:
+        while True:
+            page = await self._call(call)
+            yield page
+            if not page.more:
+                return
+            call = _calls.page(page.objects[-1].content_address, page_size, backend_id)
+
+
+if TYPE_CHECKING:
+    # What type checkers must be able to prove.
+    _PLANE: type[FullDataPlane] = DataPlaneClient
+    _STREAM: type[ObjectStream] = ServedObject
