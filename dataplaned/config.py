@@ -39,10 +39,17 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesystemConfig:
-    """A backend of type `filesystem`. `root` is its directory, made when it is missing."""
+    """A backend of type `filesystem`.
+
+    Attributes:
+        root: Its directory, made when it is missing.
+        max_verify_age_s: Seconds since an object's bytes were last seen to be right for which
+            a client may be handed its file to read by itself.
+    """
 
     type: Literal["filesystem"] = "filesystem"
     root: str
+    max_verify_age_s: float = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +76,14 @@ class DaemonConfig:
         max_connections: Connections served at a time; one more is told to try again.
         drain_timeout_s: Seconds that calls under way have to end in after a signal to stop.
         max_object_size: Bytes an object may have; no limit when `None`.
+        serve_fd: Whether clients may read large objects from a descriptor of the file.
     """
 
     socket: str = ""
     max_connections: int = 1000
     drain_timeout_s: float = 30.0
     max_object_size: int | None = None
+    serve_fd: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +106,13 @@ def load_config(path: str | None, *, socket: str | None, root: str | None) -> Co
         ConfigurationError: The file cannot be read or breaks the schema.
     """
     tables = {} if path is None else _read(path)
-    daemon = cast("dict[str, object]", tables.setdefault("daemon", {}))
-    if type(daemon) is not dict:
-        raise ConfigurationError(f"{path}: daemon: must be a table")
-    daemon["socket"] = socket or daemon.get("socket") or default_socket_path()
-    if root is not None or not tables.get("backend"):
+    for name in ("daemon", "backend"):
+        if type(tables.setdefault(name, {})) is not dict:
+            raise ConfigurationError(f"{path}: {name}: must be a table")
+    daemon = cast("dict[str, object]", tables["daemon"])
+    if socket or daemon.get("socket", "") == "":
+        daemon["socket"] = socket or default_socket_path()
+    if root is not None or not tables["backend"]:
         tables["backend"] = {"local": {"type": "filesystem", "root": root or default_store_path()}}
     config = _structure(tables, path or "command line")
     _check(config, path or "command line")
@@ -129,17 +140,24 @@ def _structure(tables: dict[str, Any], name: str) -> Config:
 def _check(config: Config, name: str) -> None:
     daemon = config.daemon
     problems = [
-        f"backend.{backend_id}: id must match {_BACKEND_ID.pattern}"
+        f"backend.{backend_id!r}: id must match {_BACKEND_ID.pattern}"
         for backend_id in config.backend
         if not _BACKEND_ID.fullmatch(backend_id)
     ]
     problems += [
-        f"backend.{backend_id}.root: must not be empty"
+        f"backend.{backend_id}.root: must not be empty or have a zero byte"
         for backend_id, backend in config.backend.items()
-        if isinstance(backend, FilesystemConfig) and not backend.root
+        if isinstance(backend, FilesystemConfig) and (not backend.root or "\0" in backend.root)
+    ]
+    problems += [
+        f"backend.{backend_id}.max_verify_age_s: is {backend.max_verify_age_s}, must be 0 or more"
+        for backend_id, backend in config.backend.items()
+        if isinstance(backend, FilesystemConfig) and not backend.max_verify_age_s >= 0
     ]
     if len(os.fsencode(daemon.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"daemon.socket: longer than {_MAX_SOCKET_PATH} bytes")
+    if "\0" in daemon.socket:
+        problems.append("daemon.socket: must not have a zero byte")
     if daemon.max_connections < 1:
         problems.append(f"daemon.max_connections: is {daemon.max_connections}, must be 1 or more")
     if not 0 <= daemon.drain_timeout_s <= 86_400:
@@ -168,7 +186,12 @@ def _tidy(problem: str) -> str:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,))):
+    for kind, accepted in (
+        (bool, (bool,)),
+        (int, (int,)),
+        (float, (int, float)),
+        (str, (str,)),
+    ):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     for table in (FilesystemConfig, MemoryConfig):
         converter.register_structure_hook(
@@ -181,15 +204,15 @@ def _make_converter() -> cattrs.Converter:
 
 def _structure_backend(table: object, _: object) -> BackendConfig:
     kind = cast("dict[str, object]", table).get("type") if isinstance(table, dict) else None
-    if kind not in _BACKEND_TYPES:
+    if not isinstance(kind, str) or kind not in _BACKEND_TYPES:
         raise ValueError(f"type is {kind!r}, must be one of {', '.join(_BACKEND_TYPES)}")
-    return _CONVERTER.structure(table, _BACKEND_TYPES[str(kind)])
+    return _CONVERTER.structure(table, _BACKEND_TYPES[kind])
 
 
 def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
     def structure(value: object, _: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            raise ValueError(f"is {value!r}, must be {kind.__name__}")  # noqa: TRY004
+        if type(value) not in accepted:  # true is an integer to isinstance
+            raise ValueError(f"is {value!r}, must be {kind.__name__}")
         return kind(value)
 
     return structure

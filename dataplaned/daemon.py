@@ -14,11 +14,11 @@ from dataplane_protocol import DataPlaneError, UnavailableError
 from .backends.base import Backend, BackendError
 from .backends.filesystem import FilesystemBackend
 from .backends.memory import MemoryBackend
-from .config import BackendConfig, Config, FilesystemConfig
+from .config import BackendConfig, Config, DaemonConfig, FilesystemConfig
 from .listening import SocketInUseError, listen
 from .peer import BufferPool, Peer
 from .plane import LocalDataPlane
-from .server import Session, turn_away
+from .server import FEATURES, Session, turn_away
 from .telemetry import set_up_logging
 
 #: Seconds to wait before accepting again when the process has no descriptor left.
@@ -60,7 +60,7 @@ async def serve(
             ):
                 _log.info("listening", socket=config.daemon.socket, backends=list(backends))
                 async with trio.open_nursery() as nursery:
-                    door = _Door(listener, plane, config.daemon.max_connections)
+                    door = _Door(listener, plane, config.daemon)
                     for backend in backends.values():
                         nursery.start_soon(_sweep, backend)
                     nursery.start_soon(door.run, nursery)
@@ -101,7 +101,7 @@ async def open_backends(
 
 def _make_backend(backend_id: str, config: BackendConfig) -> Backend:
     if isinstance(config, FilesystemConfig):
-        return FilesystemBackend(backend_id, config.root)
+        return FilesystemBackend(backend_id, config.root, max_verify_age_s=config.max_verify_age_s)
     return MemoryBackend(backend_id)
 
 
@@ -127,38 +127,38 @@ class _Door:
     """Accepts connections, up to a number, and gives each a session."""
 
     def __init__(
-        self, listener: trio.socket.SocketType, plane: LocalDataPlane, max_connections: int
+        self, listener: trio.socket.SocketType, plane: LocalDataPlane, config: DaemonConfig
     ) -> None:
         self._listener = listener
         self._plane = plane
-        self._max_connections = max_connections
+        self._max_connections = config.max_connections
+        self._features = FEATURES if config.serve_fd else ()
         self._sessions: set[Session] = set()
         self._buffers = BufferPool()
-        self._accept_scope = trio.CancelScope()
+        self._is_draining = False
         self._all_gone = trio.Event()
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Accept until `drain`."""
-        with self._accept_scope:
+        """Accept for ever; whoever comes after `drain` would otherwise wait without a word."""
+        is_exhausted = False
+        while True:
+            try:
+                socket, _ = await self._listener.accept()
+            except OSError as exc:
+                if exc.errno not in _EXHAUSTED:
+                    _log.error("accept_failed", reason=exc.strerror)
+                elif not is_exhausted:
+                    # Said once and not ten times a second.
+                    _log.error("out_of_descriptors", reason=exc.strerror)
+                    is_exhausted = True
+                await trio.sleep(_ACCEPT_PAUSE)
+                continue
             is_exhausted = False
-            while True:
-                try:
-                    socket, _ = await self._listener.accept()
-                except OSError as exc:
-                    if exc.errno not in _EXHAUSTED:
-                        _log.error("accept_failed", reason=exc.strerror)
-                    elif not is_exhausted:
-                        # Said once and not ten times a second.
-                        _log.error("out_of_descriptors", reason=exc.strerror)
-                        is_exhausted = True
-                    await trio.sleep(_ACCEPT_PAUSE)
-                    continue
-                is_exhausted = False
-                nursery.start_soon(self._attend, socket)
+            nursery.start_soon(self._attend, socket)
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept no more, and wait until every call under way has ended or time is up."""
-        self._accept_scope.cancel()
+        """Turn newcomers away, and wait until every call has ended or time is up."""
+        self._is_draining = True
         for session in self._sessions:
             session.drain()
         if self._sessions:
@@ -170,15 +170,16 @@ class _Door:
 
     async def _attend(self, socket: trio.socket.SocketType) -> None:
         peer = Peer(socket, self._buffers)
+        if self._is_draining:
+            await turn_away(peer, UnavailableError("daemon is stopping"))
+            return
         if len(self._sessions) >= self._max_connections:
             await turn_away(
                 peer, UnavailableError(f"daemon has {self._max_connections} connections")
             )
             return
-        session = Session(peer, self._plane)
+        session = Session(peer, self._plane, self._features)
         self._sessions.add(session)
-        if self._accept_scope.cancel_called:
-            session.drain()  # accepted just before, so that `drain` did not see it
         try:
             await session.run()
         finally:

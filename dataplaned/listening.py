@@ -10,6 +10,9 @@ import trio
 
 _BACKLOG = 1024
 
+#: socket(7), Linux 6.16: whether SCM_RIGHTS may arrive. Not in Python's module yet.
+_SO_PASSRIGHTS = 83
+
 
 class SocketInUseError(Exception):
     """Another process listens on the path, or something that is no socket is there."""
@@ -29,6 +32,9 @@ def listen(path: str) -> Generator[trio.socket.SocketType]:
     os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        # Nobody sends descriptors to this daemon; where the kernel can, the sender is told.
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
         # The mode of the descriptor becomes the mode of the name: nobody else can connect
         # between bind and a later chmod.
         os.fchmod(listener.fileno(), 0o600)

@@ -1,5 +1,7 @@
 """The other end of one accepted connection: events in, frames out, over a trio socket."""
 
+import os
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -74,16 +76,17 @@ class Peer:
         self._buffer: bytearray | None = None
         self._outgoing: list[bytes | memoryview] = []
         self._outgoing_size = 0
+        self._descriptor = -1
 
     def close(self) -> None:
         """Close the socket. What was sent is still delivered."""
+        self._drop_descriptor()
+        self._drop_buffer()
         self._socket.close()
 
     async def wait(self) -> None:
         """Wait, without a buffer and for as long as it takes, until something arrives."""
-        if self._buffer is not None:
-            self._buffers.give(self._buffer)
-            self._buffer = None
+        self._drop_buffer()
         await trio.lowlevel.wait_readable(self._socket)
 
     async def receive(self) -> Event:
@@ -109,6 +112,15 @@ class Peer:
     def queue(self, message: Message) -> None:
         """Put a control frame behind what is already to be sent."""
         self._queue(self.connection.send(message))
+
+    def queue_descriptor(self, message: Message, fd: int) -> None:
+        """Put a control frame that announces a descriptor first; `fd` is closed once sent.
+
+        Nothing else may be queued before it: the descriptor travels with the first byte.
+        """
+        assert not self._outgoing
+        self._descriptor = fd
+        self.queue(message)
 
     async def send(self, message: Message) -> None:
         """Send a control frame, and what was queued before it.
@@ -142,7 +154,11 @@ class Peer:
         buffers, self._outgoing = self._outgoing, []
         self._outgoing_size = 0
         while buffers:
-            sent = await self._in_time(partial(self._socket.sendmsg, buffers[:_MAX_BUFFERS]))
+            # sendmsg(2) may take a part; the descriptor has then gone with its first byte.
+            ancillary = self._ancillary()
+            some = buffers[:_MAX_BUFFERS]
+            sent = await self._in_time(partial(self._socket.sendmsg, some, ancillary))
+            self._drop_descriptor()
             buffers = _rest(buffers, sent)
 
     async def raise_when_gone(self) -> None:
@@ -154,6 +170,22 @@ class Peer:
     def _queue(self, buffer: bytes | memoryview) -> None:
         self._outgoing.append(buffer)
         self._outgoing_size += len(buffer)
+
+    def _drop_buffer(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._buffers.give(buffer)
+
+    def _ancillary(self) -> list[tuple[int, int, bytes]]:
+        if self._descriptor < 0:
+            return []
+        rights = struct.pack("i", self._descriptor)
+        return [(trio.socket.SOL_SOCKET, trio.socket.SCM_RIGHTS, rights)]
+
+    def _drop_descriptor(self) -> None:
+        fd, self._descriptor = self._descriptor, -1
+        if fd >= 0:
+            os.close(fd)
 
     async def _fill(self) -> None:
         buffer = self._buffer

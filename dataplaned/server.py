@@ -7,9 +7,9 @@ daemon.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 import structlog
 import trio
@@ -19,6 +19,7 @@ from dataplane_protocol import (
     DISCARD_TIMEOUT,
     MAX_DISCARD,
     PROTOCOL_VERSION,
+    SERVE_FD,
     STALL_TIMEOUT,
     Arguments,
     BodyKind,
@@ -39,6 +40,7 @@ from dataplane_protocol import (
     ListArguments,
     ListBackendsArguments,
     ObjectPage,
+    ObjectStream,
     Ok,
     ProtocolError,
     Request,
@@ -70,7 +72,23 @@ _FAREWELL_TIMEOUT: Final = 1.0
 #: Characters of an error's message that a peer is told.
 _MAX_MESSAGE: Final = 1000
 
+#: Bytes of a body below which a descriptor costs more than it saves: one block, which goes
+#: out in one write with its answer and its end.
+_MIN_FD_LENGTH: Final = 65_537
+
+#: Every feature that this server has.
+FEATURES: Final = (SERVE_FD,)
+
 _log = structlog.get_logger(__name__)
+
+
+@runtime_checkable
+class _FileBacked(Protocol):
+    """A stream that may have a file with exactly its whole object."""
+
+    def take_descriptor(self) -> int | None:
+        """Give an open descriptor of the file, for the caller to close, or `None`."""
+        ...
 
 
 class Session:
@@ -79,9 +97,13 @@ class Session:
     Args:
         peer: The connection; closed when `run` returns.
         plane: Where the calls go.
+        features: What clients may have that ask for it.
     """
 
-    def __init__(self, peer: Peer, plane: FullDataPlane) -> None:
+    def __init__(
+        self, peer: Peer, plane: FullDataPlane, features: Sequence[str] = FEATURES
+    ) -> None:
+        self._features = features
         self._peer = peer
         self._plane = plane
         self._is_draining = False
@@ -126,7 +148,8 @@ class Session:
                 )
             )
             return False
-        await self._peer.send(Hello(features=(), agent=_AGENT))
+        features = tuple(name for name in self._features if name in hello.features)
+        await self._peer.send(Hello(features=features, agent=_AGENT))
         return True
 
     async def _is_spoken_to(self, timeout_s: float) -> bool:
@@ -179,7 +202,7 @@ class Session:
             case IngestArguments():
                 await self._ingest(arguments)
             case ServeArguments():
-                await self._serve(arguments)
+                await self._serve(arguments, request)
             case VerifyArguments():
                 # It may take minutes, and a peer that has gone must not keep the disk busy.
                 result = await self._while_connected(lambda: self._result(arguments))
@@ -230,19 +253,30 @@ class Session:
         )
         await self._peer.send(Ok(result=ingest_result_to_wire(result)))
 
-    async def _serve(self, arguments: ServeArguments) -> None:
+    async def _serve(self, arguments: ServeArguments, request: Request) -> None:
         address = arguments.content_address
         stream = await self._plane.serve_object(
             address, byte_range=arguments.byte_range, backend_id=arguments.backend_id
         )
         async with stream:
             result = ServeResult(size_bytes=stream.size, offset=stream.offset, length=stream.length)
-            self._peer.queue(Ok(result=result.to_wire(), body=BodyKind.STREAM))
-            async for piece in stream:
-                await self._peer.send_data(piece)
-            is_whole = stream.length == stream.size
-        digest = address.to_digest() if is_whole else None
-        await self._peer.send(End(size_bytes=self._peer.connection.sent_bytes, digest=digest))
+            digest = address.to_digest() if stream.length == stream.size else None
+            end = End(size_bytes=stream.length, digest=digest)
+            fd = self._descriptor_of(stream, request)
+            if fd is not None:
+                self._peer.queue_descriptor(Ok(result=result.to_wire(), body=BodyKind.FD), fd)
+            else:
+                self._peer.queue(Ok(result=result.to_wire(), body=BodyKind.STREAM))
+                async for piece in stream:
+                    await self._peer.send_data(piece)
+        await self._peer.send(end)
+
+    def _descriptor_of(self, stream: ObjectStream, request: Request) -> int | None:
+        """Give the stream's file instead of its bytes, where that is agreed on and pays."""
+        is_agreed = request.accept_fd and SERVE_FD in self._peer.connection.features
+        if is_agreed and stream.length >= _MIN_FD_LENGTH and isinstance(stream, _FileBacked):
+            return stream.take_descriptor()
+        return None
 
     async def _while_connected(
         self, operation: Callable[[], Awaitable[Mapping[str, object]]]

@@ -26,20 +26,22 @@ async def run_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter
 
 @asynccontextmanager
 async def open_plain_nursery() -> AsyncGenerator[trio.Nursery]:
-    """Open a nursery that raises a lone error itself and not a group around it.
+    """Open a nursery that raises an error itself and not a group around it.
 
     A group is what callers of a data plane cannot be asked to catch. When several tasks fail
-    at once the group stays.
+    at once the first error is raised, with a note of the others.
     """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        errors = list(_leaves(group))
-        others = [error for error in errors if not isinstance(error, trio.Cancelled)]
-        if len(others) == 1:
-            raise others[0] from others[0].__cause__
-        raise
+        errors = [error for error in _leaves(group) if not isinstance(error, trio.Cancelled)]
+        if not errors or not all(isinstance(error, Exception) for error in errors):
+            raise
+        first, *others = errors
+        for other in others:
+            first.add_note(f"at the same time: {other!r}")
+        raise first from first.__cause__
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -5,14 +5,17 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     current_token,
 )
+
+T = TypeVar("T")
 
 
 class AnyioTurn:
@@ -77,3 +80,7 @@ class AnyioWaiting:
     def turn(self) -> AnyioTurn:
         """Give a place for the running task."""
         return AnyioTurn()
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call it in a worker thread, and wait for its end even when cancelled."""
+        return await anyio.to_thread.run_sync(function)

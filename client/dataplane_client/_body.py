@@ -1,9 +1,10 @@
 """A served object: the body of an answer, as an async iterator that knows its size."""
 
 import hashlib
+import os
 import warnings
 from types import TracebackType
-from typing import Self
+from typing import Final, Protocol, Self
 
 from dataplane_protocol import (
     SHA256,
@@ -18,8 +19,13 @@ from dataplane_protocol import (
     ServeResult,
 )
 
+from ._calls import Opened
+from ._descriptors import close
 from ._pool import Lease
 from ._waiting import Waiting
+
+#: Bytes read from a file in one go: few enough to be flat, many enough for a thread's price.
+_READ_SIZE: Final = 1_048_576
 
 
 class Check:
@@ -86,6 +92,148 @@ class Check:
             )
 
 
+class Body(Protocol):
+    """Where the pieces of a served object come from."""
+
+    @property
+    def served(self) -> ServeResult:
+        """What is served."""
+        ...
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the last piece was given, and all of it was checked."""
+        ...
+
+    async def next(self) -> bytes:
+        """Give a piece, or nothing at the end of an empty body."""
+        ...
+
+    def close(self, *, in_finalizer: bool = False) -> None:
+        """Let go of whatever is held. Idempotent; never waits."""
+        ...
+
+
+class StreamedBody:
+    """The frames that follow the answer.
+
+    Args:
+        lease: The connection, right after the answer.
+        waiting: How to wait.
+        served: That answer.
+        check: What the body has to be.
+    """
+
+    def __init__(self, lease: Lease, waiting: Waiting, served: ServeResult, check: Check) -> None:
+        self.served = served
+        self.is_ended = False
+        self._lease = lease
+        self._waiting = waiting
+        self._check = check
+
+    async def next(self) -> bytes:
+        """Give a piece; the last one only with the end, or nothing with it."""
+        await self._waiting.check_cancelled()
+        connection = self._lease.connection
+        reads = connection.reads
+        event = await connection.receive()
+        piece = b""
+        if isinstance(event, memoryview):
+            # The view dies with the next read, and the caller may keep the piece.
+            piece = bytes(event)
+            self._check.take(piece)
+            if self._check.is_all_here:
+                event = await connection.receive()
+        if not isinstance(event, memoryview) or self._check.is_all_here:
+            self._finish(event)
+        if connection.reads == reads:
+            await self._waiting.step_aside()
+        return piece
+
+    def close(self, *, in_finalizer: bool = False) -> None:
+        """Give the connection back after the end, and close it before that."""
+        self._lease.release(in_finalizer=in_finalizer)
+
+    def _finish(self, last: Message | memoryview) -> None:
+        try:
+            self._check.finish(last)
+        except BaseException:
+            # A body that the daemon broke off in good order is over; any other is not.
+            if not isinstance(last, Failure):
+                self._lease.connection.close()
+            raise
+        self.is_ended = True
+
+
+class FileBody:
+    """A file with the whole object, read here. The daemon has nothing to do with it any more.
+
+    Args:
+        fd: The file; closed with this.
+        waiting: How to wait.
+        served: The answer that the file came with.
+        end: The end that came after it.
+        check: What the body has to be.
+    """
+
+    def __init__(
+        self, fd: int, waiting: Waiting, served: ServeResult, end: End, check: Check
+    ) -> None:
+        self.served = served
+        self.is_ended = False
+        self._fd = fd
+        self._waiting = waiting
+        self._end = end
+        self._check = check
+        self._offset = served.offset
+        self._left = served.length
+        self._is_reading = False
+        self._is_closed = False
+
+    async def next(self) -> bytes:
+        """Give a piece; the last one only after the check of all."""
+        self._is_reading = True
+        try:
+            piece = await self._waiting.in_thread(self._read)
+        finally:
+            self._is_reading = False
+            if self._is_closed:
+                self.close()
+        self._offset += len(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._check.finish(self._end)
+            self.is_ended = True
+        return piece
+
+    def close(self, *, in_finalizer: bool = False) -> None:  # noqa: ARG002
+        """Close the file, once no thread reads it: its number may be another file's then."""
+        self._is_closed = True
+        if not self._is_reading and self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            close(fd)
+
+    def _read(self) -> bytes:
+        try:
+            # Not read(2): the file's position is shared with whoever else has it.
+            piece = os.pread(self._fd, min(self._left, _READ_SIZE), self._offset)
+        except OSError as exc:
+            raise ObjectCorruptError(f"the object's file cannot be read: {exc.strerror}") from exc
+        if self._left and not piece:
+            raise ObjectCorruptError(f"the object's file ends at byte {self._offset}")
+        self._check.take(piece)
+        return piece
+
+
+def open_body(lease: Lease, waiting: Waiting, opened: Opened, address: ContentAddress) -> Body:
+    """Give the body of an answer. A lease that it has no need of is released."""
+    check = Check(opened.served, address.to_digest())
+    if opened.fd is None or opened.end is None:
+        return StreamedBody(lease, waiting, opened.served, check)
+    lease.release()
+    return FileBody(opened.fd, waiting, opened.served, opened.end, check)
+
+
 class ServedObject:
     """An open object, or a range of one: an async iterator of `bytes`, used by one task.
 
@@ -95,25 +243,18 @@ class ServedObject:
 
     Reaching the end gives the connection back to the pool. `aclose` before that closes the
     connection, which tells the daemon to stop. So do an error and a cancellation while a
-    piece is awaited.
+    piece is awaited. A large object may come as a file instead, which is read here while the
+    connection serves other calls; nothing but the speed tells.
 
     Args:
-        lease: The connection, right after the answer that announced the body.
-        waiting: How to wait.
-        served: That answer.
-        address: What was asked for.
+        body: Where its pieces come from.
     """
 
-    def __init__(
-        self, lease: Lease, waiting: Waiting, served: ServeResult, address: ContentAddress
-    ) -> None:
+    def __init__(self, body: Body) -> None:
         self._is_closed = False
-        self._is_ended = False
         self._is_busy = False
-        self._lease = lease
-        self._waiting = waiting
-        self._served = served
-        self._check = Check(served, address.to_digest())
+        self._body = body
+        self._served = body.served
 
     @property
     def size(self) -> int:
@@ -143,7 +284,7 @@ class ServedObject:
             InvalidRequestError: The object was closed before its end, or another task is
                 waiting for a piece of it.
         """
-        if self._is_ended:
+        if self._body.is_ended:
             raise StopAsyncIteration
         if self._is_closed:
             raise InvalidRequestError("the served object was closed before its end")
@@ -151,13 +292,13 @@ class ServedObject:
             raise InvalidRequestError("another task is reading the served object")
         self._is_busy = True
         try:
-            piece = await self._next()
+            piece = await self._body.next()
         except BaseException:
             self._close()
             raise
         finally:
             self._is_busy = False
-        if self._is_ended:
+        if self._body.is_ended:
             self._close()
         if not piece:
             raise StopAsyncIteration
@@ -185,38 +326,9 @@ class ServedObject:
         if self._is_closed:
             return
         self._is_closed = True
-        self._lease.release(in_finalizer=True)
+        self._body.close(in_finalizer=True)
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-
-    async def _next(self) -> bytes:
-        """Give a piece, or nothing at the end; the last piece only with the end."""
-        await self._waiting.check_cancelled()
-        connection = self._lease.connection
-        reads = connection.reads
-        event = await connection.receive()
-        piece = b""
-        if isinstance(event, memoryview):
-            # The view dies with the next read, and the caller may keep the piece.
-            piece = bytes(event)
-            self._check.take(piece)
-            if self._check.is_all_here:
-                event = await connection.receive()
-        if not isinstance(event, memoryview) or self._check.is_all_here:
-            self._finish(event)
-        if connection.reads == reads:
-            await self._waiting.step_aside()
-        return piece
-
-    def _finish(self, last: Message | memoryview) -> None:
-        try:
-            self._check.finish(last)
-        except BaseException:
-            # A body that the daemon broke off in good order is over; any other is not.
-            if not isinstance(last, Failure):
-                self._lease.connection.close()
-            raise
-        self._is_ended = True
 
     def _close(self) -> None:
         self._is_closed = True
-        self._lease.release()
+        self._body.close()

@@ -5,12 +5,13 @@ are left to the daemon, which may know more of them than this client.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Generic, TypeVar, cast
 
 from dataplane_protocol import (
     MAX_BATCH,
+    SERVE_FD,
     Arguments,
     BackendList,
     BackendStatus,
@@ -18,6 +19,8 @@ from dataplane_protocol import (
     ContentAddress,
     DeleteArguments,
     DeletionResult,
+    End,
+    Failure,
     HealthArguments,
     IngestArguments,
     IngestHints,
@@ -43,6 +46,7 @@ from dataplane_protocol import (
 )
 
 from ._connection import DaemonConnection
+from ._descriptors import check_file, close
 
 T = TypeVar("T")
 
@@ -54,18 +58,64 @@ class Call(Generic[T]):
     Attributes:
         request: What is asked.
         parse: Reads the result; raises `RemoteProtocolError` where it breaks the contract.
-        answer_body: What follows the answer.
     """
 
     request: Request
     parse: Callable[[Mapping[str, object]], T]
-    answer_body: BodyKind | None = None
 
     async def over(self, connection: DaemonConnection) -> T:
-        """Ask over a connection, and read the answer but not the body that follows it."""
+        """Ask over a connection, and read the answer."""
         await connection.send(connection.begin(self.request))
-        answer = await connection.receive_answer(self.answer_body)
+        answer = await connection.receive_answer(None)
         return self.parse(answer.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An object or a range of it that a daemon has begun to serve.
+
+    Attributes:
+        served: What it is.
+        fd: A file with the whole object, to be closed; `None` when its bytes follow.
+        end: The end of the body, when there is a file.
+    """
+
+    served: ServeResult
+    fd: int | None = None
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeCall:
+    """`Call` for the one operation whose answer has a body."""
+
+    request: Request
+    parse: Callable[[Mapping[str, object]], ServeResult]
+
+    async def over(self, connection: DaemonConnection) -> Opened:
+        """Ask over a connection, and read the answer; all of it when it is a descriptor."""
+        accepts_fd = SERVE_FD in connection.protocol.features
+        request = replace(self.request, accept_fd=accepts_fd)
+        await connection.send(connection.begin(request))
+        answer = await connection.receive_answer(BodyKind.STREAM, BodyKind.FD)
+        if answer.body is BodyKind.STREAM:
+            return Opened(self.parse(answer.result))
+        fd = connection.take_descriptor()
+        try:
+            served = self.parse(answer.result)
+            check_file(fd, served.size_bytes)
+            return Opened(served, fd, await _end(connection))
+        except BaseException:
+            close(fd)
+            raise
+
+
+async def _end(connection: DaemonConnection) -> End:
+    end = await connection.receive()
+    if isinstance(end, Failure):
+        raise end.to_error()
+    assert isinstance(end, End)  # the half-machines allow nothing else here
+    return end
 
 
 def ingest_request(hints: IngestHints | None) -> Request:
@@ -81,7 +131,7 @@ def ingest_request(hints: IngestHints | None) -> Request:
 
 def serve(
     address: ContentAddress, byte_range: tuple[int, int] | None, backend_id: str | None
-) -> Call[ServeResult]:
+) -> ServeCall:
     """Ask for an object or a range of it.
 
     Raises:
@@ -106,7 +156,7 @@ def serve(
             )
         return served
 
-    return Call(_request(arguments), parse, answer_body=BodyKind.STREAM)
+    return ServeCall(_request(arguments), parse)
 
 
 def verify(address: ContentAddress, backend_id: str | None) -> Call[VerifyResult]:

@@ -21,7 +21,7 @@ from dataplane_protocol import (
 )
 
 from . import _calls
-from ._body import ServedObject
+from ._body import ServedObject, open_body
 from ._connection import check_path
 from ._ingest import Ingest, Outgoing
 from ._pool import Pool
@@ -105,11 +105,11 @@ class DataPlaneClient:
         call = _calls.serve(content_address, byte_range, backend_id)
         lease = await self._pool.lease()
         try:
-            served = await lease.run(call.over)
-            return ServedObject(lease, self._waiting, served, content_address)
+            opened = await lease.run(call.over)
         except BaseException:
             lease.release()
             raise
+        return ServedObject(open_body(lease, self._waiting, opened, content_address))
 
     async def verify_object(
         self, content_address: ContentAddress, *, backend_id: str | None = None
@@ -163,7 +163,8 @@ class DataPlaneClient:
     async def aclose(self) -> None:
         """Close all connections; idempotent, never waits.
 
-        Calls and served objects that are still open raise `UnavailableError`.
+        Calls and served objects that are still open raise `UnavailableError`, but for
+        objects that came as a file: these can be read to their end.
         """
         self._pool.close()
 

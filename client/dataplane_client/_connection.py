@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from dataplane_protocol import (
     PROTOCOL_VERSION,
+    SERVE_FD,
     AccessDeniedError,
     BodyKind,
     Connection,
@@ -31,12 +32,13 @@ from dataplane_protocol import (
     UnsupportedError,
 )
 
+from ._descriptors import ANCILLARY_SIZE, Descriptors
 from ._version import __version__
 from ._waiting import Waiting
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-_HELLO: Final = Hello(agent=f"dataplane-client/{__version__}")
+_HELLO: Final = Hello(features=(SERVE_FD,), agent=f"dataplane-client/{__version__}")
 
 #: The fastest size to receive with: that of the daemon's data frames.
 _BUFFER_SIZE: Final = 262_144
@@ -101,6 +103,7 @@ class DaemonConnection:
         # Closing and shutting down must not meet, or the latter may hit another socket that
         # was given the same descriptor. A finalizer may do either within the other.
         self._lock = threading.RLock()
+        self._descriptors = Descriptors()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
 
@@ -108,7 +111,7 @@ class DaemonConnection:
     def is_reusable(self) -> bool:
         """Whether a call may start: none is open, and no frame is cut off either way."""
         is_broken = self._is_writing or self.is_write_broken or self._is_aborted
-        return self.protocol.is_reusable and not is_broken
+        return self.protocol.is_reusable and not (is_broken or self._descriptors.are_waiting)
 
     @property
     def is_stale(self) -> bool:
@@ -188,11 +191,11 @@ class DaemonConnection:
                 self._read()
         return event
 
-    async def receive_answer(self, body: BodyKind | None) -> Ok:
+    async def receive_answer(self, *bodies: BodyKind | None) -> Ok:
         """Wait for the answer of the open call.
 
         Args:
-            body: What must follow the answer.
+            bodies: What may follow the answer.
 
         Raises:
             DataPlaneError: The error that the daemon answers, or as `receive`.
@@ -200,9 +203,17 @@ class DaemonConnection:
         answer = await self.receive()
         if isinstance(answer, Failure):
             raise answer.to_error()
-        if not isinstance(answer, Ok) or answer.body is not body:
+        if not isinstance(answer, Ok) or answer.body not in bodies:
             raise RemoteProtocolError("the answer has a body, or lacks one, against the contract")
         return answer
+
+    def take_descriptor(self) -> int:
+        """Give the descriptor that an answer has just announced, for the caller to close.
+
+        Raises:
+            RemoteProtocolError: None came with it.
+        """
+        return self._descriptors.take()
 
     def poll(self) -> Message | memoryview | None:
         """Give what `receive` would without waiting, or `None`. Raises as it does."""
@@ -226,6 +237,7 @@ class DaemonConnection:
                 self.abort()
                 return
             self._is_aborted = True
+            self._descriptors.close()
             self._socket.close()
 
     async def _connect(self) -> None:
@@ -270,7 +282,7 @@ class DaemonConnection:
         """Receive what is there; give false when nothing is."""
         self._check_aborted()
         try:
-            size = self._socket.recv_into(self._buffer)
+            size = self._receive_into_buffer()
         except BlockingIOError:
             return False
         except OSError:
@@ -283,6 +295,15 @@ class DaemonConnection:
         else:
             self.protocol.receive_eof()
         return True
+
+    def _receive_into_buffer(self) -> int:
+        # recv(2) would drop a descriptor unseen. The space is for one, and for a second, which
+        # alignment gives anyway and which is a violation.
+        size, ancillary, flags, _ = self._socket.recvmsg_into(
+            (self._buffer,), ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+        )
+        self._descriptors.receive(ancillary, is_cut=bool(flags & socket.MSG_CTRUNC))
+        return size
 
     def _next_event(self) -> Message | memoryview | None:
         event = self.protocol.next_event()

@@ -66,6 +66,10 @@ class ThreadWaiting:
         """Give a place for the running thread."""
         return ThreadTurn()
 
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call it: this thread is meant to wait."""
+        return function()
+
     def _poll(self, source: socket.socket, events: int, timeout: float) -> None:
         poll = select.poll()
         poll.register(source, events)

@@ -7,7 +7,9 @@ never suspend and are driven to their end by a single step (`_threads.py`).
 
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Turn(Protocol):
@@ -74,4 +76,8 @@ class Waiting(Protocol):
 
     def turn(self) -> Turn:
         """Give a place for the caller to wait at."""
+        ...
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call something that may wait for a disk, without making others wait."""
         ...

@@ -121,6 +121,18 @@ class StoredObject(ABC):
             ObjectCorruptError: A block is bad or cannot be read; the object is marked.
         """
 
+    def take_descriptor(self) -> int | None:
+        """Give an open descriptor that stands for the object, for the caller to close.
+
+        It is read-only, a description of its own, and of a regular file that has exactly the
+        bytes of the whole object and never changes. Whoever gets it reads unchecked, so that
+        only an object whose bytes were seen to be right not long ago has one.
+
+        Returns:
+            The descriptor, once; `None` when there is none.
+        """
+        return None
+
     @abstractmethod
     async def aclose(self) -> None:
         """Let go. Idempotent; does not wait."""

@@ -79,6 +79,8 @@ from ._limits import (
     STALL_TIMEOUT as STALL_TIMEOUT,
 )
 from ._messages import (
+    INGEST_FD as INGEST_FD,
+    SERVE_FD as SERVE_FD,
     BodyKind as BodyKind,
     End as End,
     Failure as Failure,

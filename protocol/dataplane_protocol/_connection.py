@@ -6,7 +6,17 @@ from typing import TypeAlias
 from ._errors import LocalProtocolError, RemoteProtocolError
 from ._frames import FrameDecoder, data_head, encode_frame
 from ._halves import Halves, OrderError, Side, State, Step, step_of
-from ._messages import Failure, Message, message_from_wire
+from ._messages import (
+    INGEST_FD,
+    SERVE_FD,
+    BodyKind,
+    Failure,
+    Hello,
+    Message,
+    Ok,
+    Request,
+    message_from_wire,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,9 @@ class Connection:
         self._halves = Halves()
         self._decoder = FrameDecoder()
         self._is_eof = False
+        self._offered: frozenset[str] = frozenset()
+        self._features: frozenset[str] = frozenset()
+        self._accepts_fd = False
         self._violation: RemoteProtocolError | None = None
         self._sent = 0
         self._received = 0
@@ -53,6 +66,11 @@ class Connection:
     def their_state(self) -> State:
         """The state of the half that the peer sends."""
         return self._halves[self._side.other]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the client offered and the server enabled; empty before both hellos."""
+        return self._features
 
     @property
     def is_reusable(self) -> bool:
@@ -76,9 +94,8 @@ class Connection:
             LocalProtocolError: It is not allowed now or too large; nothing has changed.
         """
         frame = encode_frame(message.to_wire())
-        step = step_of(message)
-        self._advance(self._side, step, LocalProtocolError, _breaks_off(message))
-        if step in (Step.REQUEST_WITH_BODY, Step.OK_WITH_BODY):
+        self._take(self._side, message, LocalProtocolError)
+        if isinstance(message, Request | Ok) and message.body is not None:
             self._sent = 0
         return frame
 
@@ -125,15 +142,44 @@ class Connection:
             self._received += len(event)
             return event
         message = message_from_wire(event)
-        step = step_of(message)
-        self._advance(self._side.other, step, RemoteProtocolError, _breaks_off(message))
-        if step in (Step.REQUEST_WITH_BODY, Step.OK_WITH_BODY):
+        self._take(self._side.other, message, RemoteProtocolError)
+        if isinstance(message, Request | Ok) and message.body is not None:
             self._received = 0
         return message
 
     def _closed(self) -> ConnectionClosed:
         at_rest = self._halves.are_ready or self._halves.are_fresh
         return ConnectionClosed(is_clean=at_rest and self._decoder.is_between_frames)
+
+    def _take(
+        self,
+        side: Side,
+        message: Message,
+        error: type[LocalProtocolError] | type[RemoteProtocolError],
+    ) -> None:
+        """Advance by a message and note what later ones depend on."""
+        if isinstance(message, Request | Ok) and message.body is BodyKind.FD:
+            self._check_descriptor(message, error)
+        self._advance(side, step_of(message), error, _breaks_off(message))
+        if isinstance(message, Request):
+            self._accepts_fd = message.accept_fd
+        elif isinstance(message, Hello):
+            named = frozenset(message.features)
+            if side is Side.CLIENT:
+                self._offered = named
+            else:
+                self._features = named & self._offered
+
+    def _check_descriptor(
+        self,
+        message: Request | Ok,
+        error: type[LocalProtocolError] | type[RemoteProtocolError],
+    ) -> None:
+        feature = INGEST_FD if isinstance(message, Request) else SERVE_FD
+        if feature not in self._features:
+            raise error(f"body is an fd, but {feature} was not agreed on")
+        if isinstance(message, Ok) and not self._accepts_fd:
+            raise error("body is an fd, but the request does not accept one")
 
     def _advance(
         self,

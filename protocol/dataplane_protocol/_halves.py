@@ -2,7 +2,7 @@
 
 A call is one client half and one server half, each self-delimiting:
 
-    client half:  request [ body ]          body = data* ( end | error )
+    client half:  request [ body ]          body = ( data* | one descriptor ) ( end | error )
     server half:  ok [ body ]  |  error
 
 Each half goes through the states of one table. This module does not know which side it runs
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-from ._messages import Failure, Hello, Message, Ok, Request
+from ._messages import BodyKind, Failure, Hello, Message, Ok, Request
 
 
 class Side(Enum):
@@ -44,6 +44,7 @@ class State(Enum):
     HELLO = "hello"
     READY = "ready"
     BODY = "body"
+    DESCRIPTOR = "descriptor"
     DONE = "done"
     CLOSED = "closed"
 
@@ -54,8 +55,10 @@ class Step(Enum):
     HELLO = "hello"
     REQUEST = "request"
     REQUEST_WITH_BODY = "request with body"
+    REQUEST_WITH_FD = "request with fd"
     OK = "ok"
     OK_WITH_BODY = "ok with body"
+    OK_WITH_FD = "ok with fd"
     DATA = "data"
     END = "end"
     ERROR = "error"
@@ -64,8 +67,13 @@ class Step(Enum):
 TRANSITIONS: Final[Mapping[Side, Mapping[State, Mapping[Step, State]]]] = {
     Side.CLIENT: {
         State.HELLO: {Step.HELLO: State.READY},
-        State.READY: {Step.REQUEST: State.DONE, Step.REQUEST_WITH_BODY: State.BODY},
+        State.READY: {
+            Step.REQUEST: State.DONE,
+            Step.REQUEST_WITH_BODY: State.BODY,
+            Step.REQUEST_WITH_FD: State.DESCRIPTOR,
+        },
         State.BODY: {Step.DATA: State.BODY, Step.END: State.DONE, Step.ERROR: State.DONE},
+        State.DESCRIPTOR: {Step.END: State.DONE, Step.ERROR: State.DONE},
         State.DONE: {},
         State.CLOSED: {},
     },
@@ -74,13 +82,23 @@ TRANSITIONS: Final[Mapping[Side, Mapping[State, Mapping[Step, State]]]] = {
         State.READY: {
             Step.OK: State.DONE,
             Step.OK_WITH_BODY: State.BODY,
+            Step.OK_WITH_FD: State.DESCRIPTOR,
             Step.ERROR: State.DONE,
         },
         State.BODY: {Step.DATA: State.BODY, Step.END: State.DONE, Step.ERROR: State.DONE},
+        State.DESCRIPTOR: {Step.END: State.DONE, Step.ERROR: State.DONE},
         State.DONE: {},
         State.CLOSED: {},
     },
 }
+
+
+_REQUESTS: Final = (Step.REQUEST, Step.REQUEST_WITH_BODY, Step.REQUEST_WITH_FD)
+_OKS: Final = (Step.OK, Step.OK_WITH_BODY, Step.OK_WITH_FD)
+
+#: The step that each kind of body makes of a request and of an `ok`.
+_REQUEST_BY_BODY: Final = dict(zip((None, BodyKind.STREAM, BodyKind.FD), _REQUESTS, strict=True))
+_OK_BY_BODY: Final = dict(zip((None, BodyKind.STREAM, BodyKind.FD), _OKS, strict=True))
 
 
 class OrderError(Exception):
@@ -135,12 +153,11 @@ class Halves:
 
     def _is_allowed(self, side: Side, step: Step) -> bool:
         if side is Side.CLIENT:
-            request = step in (Step.REQUEST, Step.REQUEST_WITH_BODY)
-            return not request or self._states[Side.SERVER] is State.READY
+            return step not in _REQUESTS or self._states[Side.SERVER] is State.READY
         client = self._states[Side.CLIENT]
         if step is Step.HELLO:
             return client is State.READY
-        if step in (Step.OK, Step.OK_WITH_BODY):
+        if step in _OKS:
             return client is State.DONE
         # In place of the hello, at the end of a body, or as an answer.
         return client is not State.READY or self._states[Side.SERVER] is State.HELLO
@@ -152,9 +169,9 @@ class Halves:
 def step_of(message: Message) -> Step:
     """Give the step that a control message takes."""
     if isinstance(message, Request):
-        return Step.REQUEST if message.body is None else Step.REQUEST_WITH_BODY
+        return _REQUEST_BY_BODY[message.body]
     if isinstance(message, Ok):
-        return Step.OK if message.body is None else Step.OK_WITH_BODY
+        return _OK_BY_BODY[message.body]
     if isinstance(message, Hello):
         return Step.HELLO
     return Step.ERROR if isinstance(message, Failure) else Step.END

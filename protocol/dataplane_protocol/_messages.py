@@ -15,6 +15,12 @@ class BodyKind(StrEnum):
     """What follows a request or an `ok`. Another word is a violation, not an extension."""
 
     STREAM = "stream"
+    FD = "fd"
+
+
+#: Features of version 1: bodies by descriptor, of `serve_object` and of `ingest_stream`.
+SERVE_FD: Final = "serve_fd"
+INGEST_FD: Final = "ingest_fd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,4 +252,4 @@ def _body(frame: Fields) -> BodyKind | None:
     try:
         return None if word is None else BodyKind(word)
     except ValueError:
-        raise RemoteProtocolError("body is of an unknown kind, must be stream") from None
+        raise RemoteProtocolError("body is of an unknown kind, must be stream or fd") from None

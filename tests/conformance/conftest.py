@@ -1,7 +1,8 @@
 """The vectors of `protocol/vectors`, read as its README tells.
 
 Tests are parametrised by the names of their arguments: `accepted`, `refused` and `either`
-are the entries of `frames.json`, `case` is a conversation of `calls.json`.
+are the entries of `frames.json`, `case` is a conversation of `calls.json`, `daemon_case` one
+that a daemon can be brought to.
 """
 
 import json
@@ -20,6 +21,7 @@ class Vector:
 
     name: str
     section: str
+    rules: tuple[str, ...]
     frame: bytes
     control: Mapping[str, object] | None
     data: bytes | None
@@ -43,12 +45,15 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: `kind` is its key in the file, exactly one of the others has its value."""
+    """One step: `kind` is its key in the file, at most one of the next four has its value."""
 
     kind: str
     control: Mapping[str, object] | None = None
     pattern: Pattern | None = None
     data: bytes = b""
+    object_name: str = ""
+    fd: bytes | None = None
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,30 @@ class Case:
 
     name: str
     section: str
+    rules: tuple[str, ...]
+    needs: frozenset[str]
     connections: tuple[tuple[Step, ...], ...]
 
     @property
     def steps(self) -> Iterator[Step]:
         for connection in self.connections:
             yield from connection
+
+    @property
+    def is_for_clients(self) -> bool:
+        return "server-role" in self.needs
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset(self._arguments("feature:"))
+
+    @property
+    def max_object_size(self) -> int | None:
+        sizes = [int(size) for size in self._arguments("max-object-size:")]
+        return sizes[0] if sizes else None
+
+    def _arguments(self, word: str) -> Iterator[str]:
+        return (need.removeprefix(word) for need in self.needs if need.startswith(word))
 
 
 def pytest_generate_tests(metafunc):
@@ -71,6 +94,7 @@ def pytest_generate_tests(metafunc):
         ("refused", lambda: _frames("refuse")),
         ("either", lambda: _frames("either")),
         ("case", _cases),
+        ("daemon_case", lambda: [case for case in _cases() if not case.is_for_clients]),
     ):
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, load(), ids=lambda vector: vector.name)
@@ -94,14 +118,14 @@ def cases():
 @pytest.fixture(scope="session")
 def objects():
     """Bytes and stated identity of the objects that the cases use."""
-    return [
-        (name, _bytes(entry["bytes"]), entry) for name, entry in _load("calls")["objects"].items()
-    ]
+    return {
+        name: (_bytes(entry["bytes"]), entry) for name, entry in _load("calls")["objects"].items()
+    }
 
 
 def _load(name):
     document = json.loads((PROTOCOL / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
-    assert (document["format"], document["protocol"]) == (1, 1)
+    assert (document["format"], document["protocol"]) == (2, 1)
     return document
 
 
@@ -110,6 +134,7 @@ def _frames(group):
         Vector(
             name=entry["name"],
             section=entry["section"],
+            rules=tuple(entry["rules"]),
             frame=_bytes(entry["frame"]),
             control=_value(entry["control"]) if "control" in entry else None,
             data=_bytes(entry["data"]) if "data" in entry else None,
@@ -123,6 +148,8 @@ def _cases():
         Case(
             name=entry["name"],
             section=entry["section"],
+            rules=tuple(entry["rules"]),
+            needs=frozenset(entry.get("needs", ())),
             connections=tuple(
                 tuple(_step(step) for step in connection) for connection in entry["connections"]
             ),
@@ -131,14 +158,21 @@ def _cases():
     ]
 
 
-def _step(step):
+def _step(entry):
+    step = dict(entry)
+    fd = _bytes(step.pop("fd")) if "fd" in step else None
+    is_optional = step.pop("optional", False)
     ((kind, value),) = step.items()
     if kind == "client":
-        return Step(kind, control=_value(value))
+        return Step(kind, control=_value(value), fd=fd)
     if kind == "server":
-        return Step(kind, pattern=Pattern(value))
-    if kind in ("client_data", "client_raw", "server_data"):
-        return Step(kind, data=_bytes(value))
+        return Step(kind, pattern=Pattern(value), fd=fd, is_optional=is_optional)
+    assert not is_optional
+    if kind in ("client_data", "client_raw", "server_data", "server_raw"):
+        return Step(kind, data=_bytes(value), fd=fd)
+    assert fd is None
+    if kind == "tamper":
+        return Step(kind, object_name=value)
     assert kind in ("client_close", "server_close")
     assert value is True
     return Step(kind)

@@ -11,7 +11,14 @@ import cbor2
 import pycddl
 import pytest
 
-from dataplane_protocol import ERRORS_BY_CODE, MAX_BATCH, Operation
+from dataplane_protocol import (
+    ERRORS_BY_CODE,
+    INGEST_FD,
+    MAX_BATCH,
+    SERVE_FD,
+    BodyKind,
+    Operation,
+)
 
 KINDS = {
     "hello": "hello-frame",
@@ -215,11 +222,29 @@ def test_batches_and_ranges_have_the_bounds_of_the_code(schema):
     assert schema.accepts("byte-range", {"offset": 0, "length": 1})
 
 
-def test_operations_codes_and_kinds_of_body_are_those_of_the_code(schema):
+def test_operations_codes_features_and_kinds_of_body_are_those_of_the_code(schema):
     assert schema.alternatives("operation") == {str(op) for op in Operation}
     assert schema.alternatives("error-code") == set(ERRORS_BY_CODE)
-    assert schema.accepts("body-kind", "stream")
-    assert not schema.accepts("body-kind", "fd")
+    assert schema.alternatives("feature") == {SERVE_FD, INGEST_FD}
+    assert schema.alternatives("body-kind") == {str(kind) for kind in BodyKind}
+
+
+@pytest.mark.parametrize("kind", ["", "FD", "fds", "streams", "stream fd", "none"])
+def test_another_kind_of_body_is_refused(schema, kind):
+    assert not schema.accepts("request-frame", {"op": "serve_object", "args": {}, "body": kind})
+    assert not schema.accepts("ok-frame", {"ok": {}, "body": kind})
+
+
+def test_frames_that_the_codec_refuses_for_a_field_are_refused_by_the_rules(schema, frames):
+    refused = 0
+    for vector in frames["refuse"]:
+        # How many digits an algorithm has (6.1-2) is in a comment of the rules only.
+        is_beyond_rules = "6.1-2" in vector.rules
+        if {"2.3-7", "5.8-1", "6.1-3", "6.4-1"} & set(vector.rules) and not is_beyond_rules:
+            control = cbor2.loads(vector.frame[4:])
+            assert not schema.accepts(kind_of(control), control), vector.name
+            refused += 1
+    assert refused > 25
 
 
 def known(schema, rule, value, path=()):

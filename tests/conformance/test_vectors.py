@@ -7,17 +7,47 @@ import blake3
 import pytest
 
 from dataplane_protocol import (
+    ERRORS_BY_CODE,
+    PROTOCOL_VERSION,
+    BodyKind,
     Connection,
     ConnectionClosed,
+    DataPlaneError,
     Failure,
     FrameDecoder,
+    Hello,
+    Ok,
     RemoteProtocolError,
+    Request,
+    ServeResult,
     Side,
-    State,
+    backend_list_from_wire,
+    backend_status_from_wire,
     data_head,
+    deletion_result_from_wire,
     encode_frame,
+    ingest_result_from_wire,
     message_from_wire,
+    object_page_from_wire,
+    stat_result_from_wire,
+    verify_result_from_wire,
 )
+
+RESULTS = {
+    "ingest_stream": ingest_result_from_wire,
+    "serve_object": ServeResult.from_wire,
+    "verify_object": verify_result_from_wire,
+    "delete_object": deletion_result_from_wire,
+    "backend_health": backend_status_from_wire,
+    "stat_objects": stat_result_from_wire,
+    "list_objects": object_page_from_wire,
+    "list_backends": backend_list_from_wire,
+}
+
+DIGESTS = {
+    "blake3": lambda data: blake3.blake3(data).hexdigest(),
+    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+}
 
 
 def read(data, *, step):
@@ -85,67 +115,208 @@ def test_every_section_cited_exists(frames, cases, protocol_folder):
 
 
 def test_objects_have_the_digests_that_are_stated(objects):
-    for name, data, stated in objects:
+    for name, (data, stated) in objects.items():
         assert stated["size_bytes"] == len(data), name
-        assert stated["blake3"] == f"blake3:{blake3.blake3(data).hexdigest()}", name
-        assert stated["sha256"] == f"sha256:{hashlib.sha256(data).hexdigest()}", name
+        for algorithm, digest_of in DIGESTS.items():
+            assert stated[algorithm] == f"{algorithm}:{digest_of(data)}", name
 
 
-def deliver(frame, message, sender, receiver):
-    """Send a control frame, and see that the receiver reads what was sent."""
-    assert sender.send(message) == encode_frame(message.to_wire())
-    receiver.receive(frame)
-    assert receiver.next_event() == message
-    assert receiver.next_event() is None
+class Ends:
+    """Both ends of one connection in memory, each given what the other one sends.
+
+    Descriptors are the contents of their files. `fault` is what the client has found against
+    its server and `violation` what the server has found against its client.
+    """
+
+    def __init__(self):
+        self.client = Connection(Side.CLIENT)
+        self.server = Connection(Side.SERVER)
+        self.fault = None
+        self.violation = None
+        self._to_client = []
+        self._to_server = []
+        self._op = None
+        self._served = None
+        self._body = b""
+
+    def play(self, step):
+        getattr(self, f"_play_{step.kind}")(step)
+
+    def _play_client(self, step):
+        message = message_from_wire(step.control)
+        self._note_descriptor(step, self._to_server)
+        assert self.client.send(message) == encode_frame(message.to_wire())
+        self.server.receive(encode_frame(step.control))
+        assert list(self._server_events()) == [message]
+
+    def _play_client_data(self, step):
+        for piece in cut(step.data, 1 << 20):
+            self.server.receive(self.client.send_data(len(piece)) + piece)
+            assert b"".join(self._server_events()) == piece
+
+    def _play_client_raw(self, step):
+        self._note_descriptor(step, self._to_server)
+        self.server.receive(step.data)
+        try:
+            for event in self._server_events():
+                # What was in order all the same, the client's end has sent.
+                if isinstance(event, memoryview):
+                    self.client.send_data(len(event))
+                else:
+                    self.client.send(event)
+                    self._op = getattr(event, "op", self._op)
+        except RemoteProtocolError as exc:
+            self.violation = exc
+
+    def _play_server(self, step):
+        if step.is_optional and self.violation is not None:
+            return
+        message = message_from_wire(step.pattern.example)
+        if isinstance(message, Failure) and message.code == "protocol":
+            # The server says so where it has found a violation, or the client is told of one.
+            self.fault = None if self.violation else message
+        else:
+            assert self.violation is None
+        self._note_descriptor(step, self._to_client)
+        assert self.server.send(message) == encode_frame(message.to_wire())
+        self.client.receive(encode_frame(step.pattern.example))
+        self._client_reads([message])
+
+    def _play_server_data(self, step):
+        for piece in cut(step.data, 100_000):
+            self.client.receive(self.server.send_data(len(piece)) + piece)
+            self._client_reads([piece])
+
+    def _play_server_raw(self, step):
+        self._note_descriptor(step, self._to_client)
+        self.client.receive(step.data)
+        self._client_reads(None)
+        assert self.fault is not None
+
+    def _play_server_close(self, _step):
+        # A call that is cut off or refused is no clean end, nor is one that was broken off.
+        is_clean = self.client.is_reusable
+        self.client.receive_eof()
+        assert self.client.next_event() == ConnectionClosed(is_clean=is_clean)
+
+    def _play_client_close(self, _step):
+        is_clean = self.server.is_reusable
+        self.server.receive_eof()
+        assert self.server.next_event() == ConnectionClosed(is_clean=is_clean)
+
+    def _play_tamper(self, _step):
+        """Nothing that is stored is in memory."""
+
+    def _server_events(self):
+        while (event := self.server.next_event()) is not None:
+            if isinstance(event, Request) and event.body is BodyKind.FD:
+                match_descriptor(self._to_server)
+            yield event
+
+    def _client_reads(self, expected):
+        events = []
+        try:
+            while (event := self.client.next_event()) is not None:
+                events.append(event)
+                self._client_reads_one(event)
+            if self.client.is_reusable and self._to_client:
+                raise RemoteProtocolError("a descriptor came that no frame announces")
+        except DataPlaneError as exc:
+            self.fault = exc
+        assert expected in (None, events)
+
+    def _client_reads_one(self, event):
+        if isinstance(event, Hello) and event.version != PROTOCOL_VERSION:
+            raise RemoteProtocolError("server is of another version")
+        if isinstance(event, memoryview):
+            self._take(event)
+        elif isinstance(event, Ok):
+            self._open(event)
+        elif self._served is not None:
+            self._finish(event)
+
+    def _open(self, answer):
+        result = RESULTS[self._op](answer.result)
+        if (answer.body is not None) != isinstance(result, ServeResult):
+            raise RemoteProtocolError("a body came for an operation without, or the other way")
+        if answer.body is not None:
+            self._served, self._body = result, b""
+        if answer.body is BodyKind.FD:
+            content = match_descriptor(self._to_client)
+            if len(content) != result.size_bytes:
+                raise RemoteProtocolError("the descriptor is of a file of another size")
+            self._take(content[result.offset :][: result.length])
+
+    def _take(self, data):
+        self._body += data
+        if len(self._body) > self._served.length:
+            raise RemoteProtocolError("more came than was announced")
+
+    def _finish(self, last):
+        served, self._served = self._served, None
+        if isinstance(last, Failure):
+            return
+        if not last.size_bytes == len(self._body) == served.length:
+            raise RemoteProtocolError("the body is not as long as was announced")
+        if last.digest is not None and last.digest.algorithm in DIGESTS:
+            last_hex = DIGESTS[last.digest.algorithm](self._body)
+            if last_hex != last.digest.hex:
+                raise RemoteProtocolError("the body has not the digest that its end states")
+
+    def _note_descriptor(self, step, waiting):
+        if step.control is not None and "op" in step.control:
+            self._op = step.control["op"]
+        if step.fd is not None and self._is_agreed(waiting):
+            waiting.append(step.fd)
+
+    def _is_agreed(self, waiting):
+        """Whether the receiver reads descriptors at all; the kernel drops them if not."""
+        needed = "serve_fd" if waiting is self._to_client else "ingest_fd"
+        return needed in self.client.features
 
 
-def deliver_body(data, sender, receiver, *, most):
-    for start in range(0, len(data), most):
-        piece = data[start : start + most]
-        receiver.receive(sender.send_data(len(piece)) + piece)
-        received = b""
-        while (event := receiver.next_event()) is not None:
-            received += event
-        assert received == piece
+def match_descriptor(waiting):
+    if len(waiting) != 1:
+        raise RemoteProtocolError(f"{len(waiting)} descriptors have come for one frame")
+    return waiting.pop()
 
 
-def deliver_raw(data, server):
-    """Give the violation that the server finds in bytes that no client should send."""
-    server.receive(data)
-    try:
-        while server.next_event() is not None:
-            pass
-    except RemoteProtocolError as exc:
-        return exc
-    return None
+def cut(data, size):
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def test_a_conversation_is_followed_by_both_sides(case):
     for steps in case.connections:
-        client, server = Connection(Side.CLIENT), Connection(Side.SERVER)
-        violation = None
+        ends = Ends()
         for step in steps:
-            if step.kind == "client":
-                deliver(encode_frame(step.control), message_from_wire(step.control), client, server)
-            elif step.kind == "client_data":
-                deliver_body(step.data, client, server, most=1 << 20)
-            elif step.kind == "client_raw":
-                violation = deliver_raw(step.data, server)
-            elif step.kind == "server":
-                answer = message_from_wire(step.pattern.example)
-                broken_off = isinstance(answer, Failure) and answer.code == "protocol"
-                assert broken_off == (violation is not None)
-                deliver(encode_frame(step.pattern.example), answer, server, client)
-            elif step.kind == "server_data":
-                deliver_body(step.data, server, client, most=100_000)
-            elif step.kind == "server_close":
-                assert client.our_state is State.CLOSED
-                client.receive_eof()
-                assert client.next_event() == ConnectionClosed(is_clean=False)
-            else:
-                is_clean = client.is_reusable
-                server.receive_eof()
-                assert server.next_event() == ConnectionClosed(is_clean=is_clean)
+            ends.play(step)
+        if case.is_for_clients:
+            # A client closes on a fault of its server, and on nothing else that it is told.
+            assert (ends.fault is not None) == (steps[-1].kind == "client_close")
+        else:
+            assert ends.fault is None
+            assert (ends.violation is not None) == any(map(is_protocol_error, steps))
         if not steps[-1].kind.endswith("_close"):
-            assert client.is_reusable
-            assert server.is_reusable
+            assert ends.client.is_reusable
+            assert ends.server.is_reusable
+
+
+def is_protocol_error(step):
+    error = step.pattern.example.get("error", {}) if step.pattern else {}
+    return error.get("code") == "protocol"
+
+
+def test_every_operation_succeeds_and_every_code_is_answered_in_some_case(cases):
+    succeeded, codes = set(), set()
+    for case in cases:
+        op = None
+        for step in case.steps:
+            if step.kind == "client":
+                op = step.control.get("op", op)
+            elif step.kind == "server":
+                example = step.pattern.example
+                if "ok" in example:
+                    succeeded.add(op)
+                codes.add(example.get("error", {}).get("code"))
+    assert succeeded >= set(RESULTS)
+    assert set(ERRORS_BY_CODE) <= codes

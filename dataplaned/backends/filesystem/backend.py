@@ -12,9 +12,10 @@ import contextlib
 import functools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import trio
@@ -28,6 +29,7 @@ from dataplane_protocol import (
     DataPlaneError,
     Digest,
     IngestOutcome,
+    NoSpaceError,
     ObjectCorruptError,
     ObjectNotFoundError,
     ObjectPage,
@@ -56,11 +58,14 @@ from ..base import (
     describe_mismatch,
 )
 from .catalog import Catalog, Row, Stored
-from .errors import describe, leaves_no_doubt, translated
+from .errors import describe, is_full, leaves_no_doubt, translated
 from .reading import FilesystemObject, digest_file
-from .root import CATALOG_NAME, Root, StagedFile
+from .root import CATALOG_NAME, Root, StagedFile, stamp_of
 
 T = TypeVar("T")
+
+#: A week, the pace of a scrub that operators of large stores are used to.
+MAX_VERIFY_AGE_S: Final = 7 * 86_400.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
@@ -72,11 +77,16 @@ class FilesystemBackend(Backend):
     Args:
         backend_id: The id that calls name it by.
         path: The directory; made when it is missing.
+        max_verify_age_s: Seconds for which bytes that were seen to be right, by an ingest or
+            a verify, are believed to be so without looking.
     """
 
-    def __init__(self, backend_id: str, path: str) -> None:
+    def __init__(
+        self, backend_id: str, path: str, *, max_verify_age_s: float = MAX_VERIFY_AGE_S
+    ) -> None:
         super().__init__(backend_id)
         self._path = path
+        self._max_verify_age_s = max_verify_age_s
         self._limiter = trio.CapacityLimiter(DISK_THREADS)
         self._read_only_reason: str | None = None
 
@@ -113,10 +123,15 @@ class FilesystemBackend(Backend):
 
     async def verify(self, digest: Digest) -> Verification:
         row, fd = await self._run(lambda: self._open_file(digest))
+        # Before the first byte is read: a change during the verify must not pass for verified.
+        stamp = "" if fd is None else stamp_of(os.fstat(fd))
         actual, trouble = await self._digest(fd)
         expected = await self._run(lambda: self._expected(row))
         mismatch = trouble or describe_mismatch(expected, actual)
-        await self._run(lambda: self._mark(row, mismatch))
+        if mismatch is None:
+            await self._run(lambda: self._note(lambda: self._catalog.mark_good(row, stamp)))
+        else:
+            await self._run(lambda: self._mark_rotten(row))
         return Verification(actual=actual, mismatch=mismatch)
 
     async def delete(self, digest: Digest, if_generation: int | None) -> bool:
@@ -140,13 +155,10 @@ class FilesystemBackend(Backend):
             (free, total), count = await self._run(
                 lambda: (self._root.probe(), self._catalog.object_count())
             )
+        except NoSpaceError as exc:
+            return self._unwell(BackendState.DEGRADED, exc.message)
         except DataPlaneError as exc:
-            return BackendStatus(
-                backend_id=self.backend_id,
-                state=BackendState.DOWN,
-                writable=False,
-                message=exc.message,
-            )
+            return self._unwell(BackendState.DOWN, exc.message)
         reason = self._read_only_reason
         return BackendStatus(
             backend_id=self.backend_id,
@@ -156,6 +168,11 @@ class FilesystemBackend(Backend):
             total_bytes=total,
             object_count=count,
             message=reason,
+        )
+
+    def _unwell(self, state: BackendState, message: str) -> BackendStatus:
+        return BackendStatus(
+            backend_id=self.backend_id, state=state, writable=False, message=message
         )
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -193,6 +210,7 @@ class FilesystemBackend(Backend):
         try:
             self._catalog = Catalog(self._root.catalog_path)
             self._root.sync()  # the catalog's own name
+            self._root.take_reserve()
         except BaseException:
             self._root.close()
             raise
@@ -209,8 +227,9 @@ class FilesystemBackend(Backend):
             raise
 
     def _store(self, digests: ObjectDigests, file: str, replaces: Row | None) -> Stored:
+        stamp = self._root.stamp(file) or ""
         try:
-            return self._commit(lambda: self._catalog.store(digests, file, replaces))
+            return self._commit(lambda: self._catalog.store(digests, file, replaces, stamp=stamp))
         except sqlite3.Error as exc:
             if leaves_no_doubt(exc):
                 # No row will ever name it, and the sweep leaves this run's files alone.
@@ -218,9 +237,16 @@ class FilesystemBackend(Backend):
             raise
 
     def _delete(self, digest: Digest, if_generation: int | None) -> bool:
-        row = self._commit(lambda: self._catalog.remove(digest, if_generation))
+        try:
+            row = self._commit(lambda: self._catalog.remove(digest, if_generation))
+        except sqlite3.Error as exc:
+            if not is_full(exc):
+                raise
+            self._root.give_reserve()
+            row = self._commit(lambda: self._catalog.remove(digest, if_generation))
         if row is not None:
             self._root.remove_file(row.file)
+        self._root.take_reserve()
         return row is not None
 
     def _commit(self, change: Callable[[], T]) -> T:
@@ -237,7 +263,7 @@ class FilesystemBackend(Backend):
             _log.error("read_only", backend=self.backend_id, reason=self._read_only_reason)
 
     def _is_trusted(self, row: Row) -> bool:
-        return not row.is_rotten and self._root.file_size(row.file) == row.size
+        return not row.is_rotten and self._root.stamp(row.file) == row.stamp
 
     def _find(self, digest: Digest) -> Row:
         row = self._catalog.find(digest)
@@ -269,9 +295,15 @@ class FilesystemBackend(Backend):
             byte_range,
             fd,
             digests=digests,
+            is_fresh=self._is_fresh(row, fd),
             on_damage=functools.partial(self._mark_rotten, row),
             limiter=self._limiter,
         )
+
+    def _is_fresh(self, row: Row, fd: int) -> bool:
+        age_ms = time.time_ns() // 1_000_000 - row.verified_at_ms
+        is_recent = 0 <= age_ms < self._max_verify_age_s * 1000
+        return is_recent and stamp_of(os.fstat(fd)) == row.stamp
 
     def _open_file(self, digest: Digest) -> tuple[Row, int | None]:
         """Find an object and open its file; `None` when the file is gone."""
@@ -295,20 +327,14 @@ class FilesystemBackend(Backend):
         blocks = self._block_digests(row, 0, count) if count > 1 else b""
         return ObjectDigests(blake3=row.blake3, sha256=row.sha256, size=row.size, blocks=blocks)
 
-    def _mark(self, row: Row, mismatch: str | None) -> None:
-        if mismatch is not None:
-            self._mark_rotten(row)
-        else:
-            self._note(row, is_good=True)
-
     def _mark_rotten(self, row: Row) -> None:
         _log.error("rotten", backend=self.backend_id, object=f"{BLAKE3}:{row.blake3.hex()}")
-        self._note(row, is_good=False)
+        self._note(lambda: self._catalog.mark_rotten(row))
 
-    def _note(self, row: Row, *, is_good: bool) -> None:
+    def _note(self, change: Callable[[], None]) -> None:
         """Note what reading has shown. A catalog that cannot must not hide what was found."""
         with contextlib.suppress(sqlite3.Error):
-            self._commit(lambda: self._catalog.mark(row, is_good=is_good))
+            self._commit(change)
 
     # Back on the event loop.
 

@@ -40,6 +40,7 @@ CREATE TABLE objects (
     generation     INTEGER NOT NULL,
     stored_at_ms   INTEGER NOT NULL,
     verified_at_ms INTEGER NOT NULL,
+    stamp          TEXT NOT NULL,
     is_rotten      INTEGER NOT NULL DEFAULT 0 CHECK (is_rotten IN (0, 1))
 ) WITHOUT ROWID;
 CREATE TABLE blocks (
@@ -60,12 +61,21 @@ PRAGMA user_version = {_FORMAT};
 COMMIT;
 """
 
-_COLUMNS: Final = "blake3, sha256, size, file, generation, stored_at_ms, verified_at_ms, is_rotten"
+_COLUMNS: Final = (
+    "blake3, sha256, size, file, generation, stored_at_ms, verified_at_ms, stamp, is_rotten"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object, as the catalog has it. `file` is the name of its file in its shard."""
+    """One object, as the catalog has it.
+
+    Attributes:
+        file: The name of its file in its shard.
+        verified_at_ms: When the bytes of this file were last seen to be right.
+        stamp: What `Root.stamp` said of the file then.
+        is_rotten: Whether they were seen to be wrong since.
+    """
 
     blake3: bytes
     sha256: bytes
@@ -74,6 +84,7 @@ class Row:
     generation: int
     stored_at_ms: int
     verified_at_ms: int
+    stamp: str
     is_rotten: int
 
 
@@ -171,12 +182,15 @@ class Catalog:
             ).fetchall()
         return Row(*renewed[0]) if renewed else None
 
-    def store(self, digests: ObjectDigests, file: str, replaces: Row | None) -> Stored:
+    def store(
+        self, digests: ObjectDigests, file: str, replaces: Row | None, *, stamp: str
+    ) -> Stored:
         """Commit the row of an object whose file is on disk, durably.
 
         Args:
             digests: What the object is.
             file: The name of its file in its shard.
+            stamp: What `Root.stamp` says of the file.
             replaces: The row whose file is not to be trusted, if there was one. A row that
                 came or changed meanwhile stands for fresh bytes and keeps its file, unless
                 it was found to be rotten since.
@@ -201,6 +215,7 @@ class Catalog:
                 generation=_next_generation(connection),
                 stored_at_ms=now,
                 verified_at_ms=old.verified_at_ms if old is not None and keeps else now,
+                stamp=old.stamp if old is not None and keeps else stamp,
                 is_rotten=0,
             )
             _put_row(connection, row)
@@ -217,32 +232,6 @@ class Catalog:
         Raises:
             ConflictError: Its generation is another.
         """
-        try:
-            return self._remove(digest, if_generation)
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorname != "SQLITE_FULL":
-                raise
-        # The way out of a full disk must not need room: let the WAL start over in its own.
-        with self._write_lock:
-            self._writer.execute("PRAGMA wal_checkpoint(RESTART)")
-        return self._remove(digest, if_generation)
-
-    def mark(self, row: Row, *, is_good: bool) -> None:
-        """Note what reading an object's file has shown, if it is still its file."""
-        with self._transaction() as connection:
-            if is_good:
-                connection.execute(
-                    "UPDATE objects SET is_rotten = 0, verified_at_ms = ? "
-                    "WHERE blake3 = ? AND file = ?",
-                    (_now_ms(), row.blake3, row.file),
-                )
-            else:
-                connection.execute(
-                    "UPDATE objects SET is_rotten = 1 WHERE blake3 = ? AND file = ?",
-                    (row.blake3, row.file),
-                )
-
-    def _remove(self, digest: Digest, if_generation: int | None) -> Row | None:
         with self._transaction() as connection:
             present = connection.execute(
                 f"SELECT {_COLUMNS} FROM objects WHERE {_key(digest)}",
@@ -260,6 +249,23 @@ class Catalog:
             connection.execute("DELETE FROM blocks WHERE blake3 = ?", (row.blake3,))
             _count(connection, objects=-1, size=-row.size)
         return row
+
+    def mark_good(self, row: Row, stamp: str) -> None:
+        """Note that an object's file was read and is right, if it is still its file."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE objects SET is_rotten = 0, verified_at_ms = ?, stamp = ? "
+                "WHERE blake3 = ? AND file = ?",
+                (_now_ms(), stamp, row.blake3, row.file),
+            )
+
+    def mark_rotten(self, row: Row) -> None:
+        """Note that an object's file was read and is wrong, if it is still its file."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE objects SET is_rotten = 1 WHERE blake3 = ? AND file = ?",
+                (row.blake3, row.file),
+            )
 
     def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._read_lock:
@@ -334,7 +340,7 @@ def _count(connection: sqlite3.Connection, *, objects: int, size: int) -> None:
 
 def _put_row(connection: sqlite3.Connection, row: Row) -> None:
     connection.execute(
-        f"INSERT OR REPLACE INTO objects ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR REPLACE INTO objects ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.blake3,
             row.sha256,
@@ -343,6 +349,7 @@ def _put_row(connection: sqlite3.Connection, row: Row) -> None:
             row.generation,
             row.stored_at_ms,
             row.verified_at_ms,
+            row.stamp,
             row.is_rotten,
         ),
     )

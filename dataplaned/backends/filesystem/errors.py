@@ -10,9 +10,7 @@ from dataplane_protocol import NoSpaceError, UnavailableError
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: Out of descriptors, or another process holds the catalog's lock: nothing was begun.
-_NOT_BEGUN: Final = (errno.EMFILE, errno.ENFILE)
-_CERTAIN_CATALOG_ERRORS: Final = ("SQLITE_FULL", "SQLITE_BUSY")
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
@@ -22,21 +20,28 @@ def translated(backend_id: str) -> Generator[None]:
         yield
     except OSError as exc:
         reason = describe(exc)
-        if exc.errno in _NO_SPACE:
+        if is_full(exc):
             raise NoSpaceError(f"backend {backend_id} has no space: {reason}") from exc
         raise UnavailableError(f"backend {backend_id} failed: {reason}") from exc
     except sqlite3.Error as exc:
         reason = describe(exc)
-        if reason == "SQLITE_FULL":
+        if is_full(exc):
             raise NoSpaceError(f"backend {backend_id} has no space for its catalog") from exc
         raise UnavailableError(f"backend {backend_id} failed in its catalog: {reason}") from exc
+
+
+def is_full(exc: OSError | sqlite3.Error) -> bool:
+    """Whether there was no room."""
+    if isinstance(exc, OSError):
+        return exc.errno in _NO_SPACE
+    return describe(exc) == "SQLITE_FULL"
 
 
 def leaves_no_doubt(exc: OSError | sqlite3.Error) -> bool:
     """Whether a publish or a commit that failed so is certain to have changed nothing."""
     if isinstance(exc, OSError):
-        return exc.errno in (*_NO_SPACE, *_NOT_BEGUN)
-    return describe(exc) in _CERTAIN_CATALOG_ERRORS
+        return is_full(exc) or exc.errno in _NO_DESCRIPTORS
+    return is_full(exc) or describe(exc) == "SQLITE_BUSY"
 
 
 def describe(exc: OSError | sqlite3.Error) -> str:

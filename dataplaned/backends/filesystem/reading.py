@@ -1,14 +1,14 @@
 """Object files as they are read: checked blocks for serving, everything for a verify."""
 
+import errno
 import functools
 import os
-import threading
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from dataplane_protocol import ObjectCorruptError, ObjectStatus
+from dataplane_protocol import ObjectCorruptError, ObjectStatus, UnavailableError
 
 from ...digests import (
     BLOCK_SIZE,
@@ -23,6 +23,9 @@ from ..base import StoredObject
 #: Bytes that a verify reads in one go, between two chances to be cancelled.
 _VERIFY_STEP: Final = 8 * 1024 * 1024
 
+#: What read(2) fails with when the disk or the filesystem has lost the bytes.
+_DAMAGE: Final = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EILSEQ, errno.ENODATA)
+
 _READ_SIZE: Final = 1024 * 1024
 
 
@@ -35,6 +38,7 @@ class FilesystemObject(StoredObject):
         fd: The open file; closed with this.
         digests: Those of all blocks that the range touches, 32 bytes for each 64 KiB. They
             are held here, since a delete takes them out of the catalog.
+        is_fresh: Whether the file was seen to be right not long ago.
         on_damage: Called in a worker thread when a block is bad.
         limiter: The backend's threads.
     """
@@ -46,6 +50,7 @@ class FilesystemObject(StoredObject):
         fd: int,
         *,
         digests: bytes,
+        is_fresh: bool = False,
         on_damage: Callable[[], None],
         limiter: trio.CapacityLimiter,
     ) -> None:
@@ -53,17 +58,22 @@ class FilesystemObject(StoredObject):
         self._fd = fd
         self._first_block = self.offset // BLOCK_SIZE
         self._digests = digests
+        self._is_fresh = is_fresh
         self._on_damage = on_damage
         self._limiter = limiter
-        # A descriptor closed under a read in a thread could be another file's by then.
-        self._lock = threading.Lock()
 
     async def read(self, first_block: int, count: int) -> bytes:
         return await run_in_thread(lambda: self._read(first_block, count), self._limiter)
 
+    def take_descriptor(self) -> int | None:
+        if not self._is_fresh:
+            return None
+        fd, self._fd = self._fd, -1
+        return None if fd < 0 else fd
+
     async def aclose(self) -> None:
-        with self._lock:
-            fd, self._fd = self._fd, -1
+        # No read is under way: one task reads, and waits for its thread when cancelled.
+        fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
@@ -73,9 +83,12 @@ class FilesystemObject(StoredObject):
         start = (first_block - self._first_block) * DIGEST_SIZE
         digests = self._digests[start : start + count * DIGEST_SIZE]
         try:
-            with self._lock:
-                data = read_fully(self._fd, offset, size)
+            data = read_fully(self._fd, offset, size)
         except OSError as exc:
+            if exc.errno not in _DAMAGE:
+                raise UnavailableError(
+                    f"file cannot be read: {os.strerror(exc.errno or 0)}"
+                ) from exc
             self._on_damage()
             reason = os.strerror(exc.errno or 0)
             raise ObjectCorruptError(
@@ -140,3 +153,4 @@ def _forget_cached(fd: int) -> None:
     # Dirty pages cannot be dropped, hence the sync before.
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)

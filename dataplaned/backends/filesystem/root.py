@@ -3,6 +3,7 @@
     ROOT/
         lock                     held with flock while the store is open
         catalog.sqlite3          the truth; see catalog.py
+        reserve                  room that a delete on a full disk needs
         staging/RUN-N            bytes of an ingest that is not published
         objects/ab/BLAKE3.RUN-N  immutable bytes of one object, 0400
 
@@ -30,17 +31,21 @@ from ..base import BackendError
 
 CATALOG_NAME: Final = "catalog.sqlite3"
 _LOCK_NAME: Final = "lock"
+_RESERVE: Final = "reserve"
 _STAGING: Final = "staging"
 _OBJECTS: Final = "objects"
 _SHARDS: Final = tuple(f"{shard:02x}" for shard in range(256))
 
 #: What may be in the root of a store; a mounted volume brings the last one.
 _EXPECTED: Final = re.compile(
-    rf"{_LOCK_NAME}|{_STAGING}|{_OBJECTS}|{CATALOG_NAME}(-\w+)?|lost\+found"
+    rf"{_LOCK_NAME}|{_RESERVE}|{_STAGING}|{_OBJECTS}|{CATALOG_NAME}(-\w+)?|lost\+found"
 )
 
 _STAGED_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 _OBJECT_FILE: Final = re.compile(rf"[0-9a-f]{{64}}\.({_STAGED_FILE.pattern})")
+
+#: Bytes that are set aside. A delete takes some ten pages of the catalog and its WAL.
+_RESERVE_SIZE: Final = 1024 * 1024
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -118,7 +123,8 @@ class Root:
         self._run = secrets.token_hex(8)
         self._numbers = count()
         with contextlib.ExitStack() as undo:
-            self._fd = os.open(path, _DIRECTORY)
+            # The root itself may be a link, as operators make them; nothing below it may.
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, self._fd)
             self._refuse_foreign()
             self._lock_fd = self._lock()
@@ -159,12 +165,17 @@ class Root:
             _object_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd
         )
 
-    def file_size(self, name: str) -> int | None:
-        """Give the size of an object's file, or `None` when there is no such file."""
+    def stamp(self, name: str) -> str | None:
+        """Say which file this is and when it last changed; `None` when there is none.
+
+        Two equal stamps are the same file, unchanged by anything that goes through the kernel:
+        no call can set the time of the last change back. What the disk does is another matter.
+        """
         try:
-            return os.stat(_object_path(name), dir_fd=self._fd, follow_symlinks=False).st_size
+            status = os.stat(_object_path(name), dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
+        return stamp_of(status)
 
     def remove_file(self, name: str) -> None:
         """Remove a file that no row names any more. Best effort: the sweep finds the rest."""
@@ -219,6 +230,21 @@ class Root:
             staged.discard()
         space = os.fstatvfs(self._fd)
         return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+
+    def take_reserve(self) -> None:
+        """Set room aside, if there is any."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            fd = os.open(_RESERVE, flags, 0o600, dir_fd=self._fd)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_SIZE)
+            finally:
+                os.close(fd)
+
+    def give_reserve(self) -> None:
+        """Free the room that was set aside: the way out of a full disk must not need any."""
+        with contextlib.suppress(OSError):
+            os.unlink(_RESERVE, dir_fd=self._fd)
 
     def sync(self) -> None:
         """Make the names in the root itself durable."""
@@ -298,6 +324,11 @@ class Root:
             yield fd
         finally:
             os.close(fd)
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Give the stamp of an open file; see `Root.stamp`."""
+    return f"{status.st_size}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _object_path(name: str) -> str:

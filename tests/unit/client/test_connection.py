@@ -30,7 +30,7 @@ async def test_the_client_says_who_it_is_and_waits_for_the_answer(daemon, sample
     def script(peer):
         hello = peer.receive()
         assert hello.agent.startswith("dataplane-client/")
-        assert hello.features == ()
+        assert hello.features == ("serve_fd",)
         peer.sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             peer.sock.recv(1)

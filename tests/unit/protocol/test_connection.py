@@ -259,3 +259,77 @@ def test_a_violation_of_order_or_schema_is_raised_again_and_nothing_after_it_is_
         with pytest.raises(RemoteProtocolError) as again:
             connection.next_event()
         assert again.value is caught.value
+
+
+def greeted(*, offered=(), enabled=()):
+    """Give a client and a server that have exchanged hellos."""
+    client, server = Connection(Side.CLIENT), Connection(Side.SERVER)
+    server.receive(client.send(Hello(features=offered)))
+    assert server.next_event() == Hello(features=offered)
+    client.receive(server.send(Hello(features=enabled)))
+    assert client.next_event() == Hello(features=enabled)
+    return client, server
+
+
+@pytest.mark.parametrize(
+    ("offered", "enabled", "agreed"),
+    [
+        ((), (), set()),
+        (("serve_fd",), (), set()),
+        (("serve_fd", "later"), ("serve_fd",), {"serve_fd"}),
+        ((), ("serve_fd",), set()),
+    ],
+)
+def test_features_are_those_that_were_offered_and_enabled(offered, enabled, agreed):
+    for connection in greeted(offered=offered, enabled=enabled):
+        assert connection.features == agreed
+
+
+def test_a_descriptor_goes_where_it_was_agreed_on_and_accepted():
+    client, server = greeted(offered=("serve_fd",), enabled=("serve_fd",))
+    server.receive(client.send(Request(op="serve_object", accept_fd=True)))
+    assert server.next_event() == Request(op="serve_object", accept_fd=True)
+    client.receive(server.send(Ok(body=BodyKind.FD)) + server.send(End(size_bytes=5)))
+    assert client.next_event() == Ok(body=BodyKind.FD)
+    assert client.next_event() == End(size_bytes=5)
+    assert client.is_reusable
+    assert server.is_reusable
+
+
+@pytest.mark.parametrize("features", [(), ("serve_fd",)])
+def test_a_descriptor_that_was_not_agreed_on_or_accepted_is_a_violation(features):
+    client, server = greeted(offered=features, enabled=features)
+    request = Request(op="serve_object", accept_fd=not features)
+    server.receive(client.send(request))
+    server.next_event()
+    with pytest.raises(LocalProtocolError, match="body is an fd"):
+        server.send(Ok(body=BodyKind.FD))
+    client.receive(encode_frame(Ok(body=BodyKind.FD).to_wire()))
+    with pytest.raises(RemoteProtocolError, match="body is an fd"):
+        client.next_event()
+
+
+def test_a_request_with_a_descriptor_needs_its_own_feature():
+    client, server = greeted(offered=("serve_fd",), enabled=("serve_fd",))
+    request = Request(op="ingest_stream", body=BodyKind.FD)
+    with pytest.raises(LocalProtocolError, match="ingest_fd was not agreed"):
+        client.send(request)
+    server.receive(encode_frame(request.to_wire()))
+    with pytest.raises(RemoteProtocolError, match="ingest_fd was not agreed"):
+        server.next_event()
+    client, server = greeted(offered=("ingest_fd",), enabled=("ingest_fd",))
+    server.receive(client.send(request) + client.send(End(size_bytes=3)))
+    assert server.next_event() == request
+    assert server.next_event() == End(size_bytes=3)
+
+
+def test_data_may_not_go_with_a_descriptor():
+    client, server = greeted(offered=("serve_fd",), enabled=("serve_fd",))
+    server.receive(client.send(Request(op="serve_object", accept_fd=True)))
+    server.next_event()
+    client.receive(server.send(Ok(body=BodyKind.FD)) + data_head(1) + b"x")
+    with pytest.raises(LocalProtocolError):
+        server.send_data(1)
+    assert client.next_event() == Ok(body=BodyKind.FD)
+    with pytest.raises(RemoteProtocolError, match="may not send data"):
+        client.next_event()

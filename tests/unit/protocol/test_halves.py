@@ -21,7 +21,7 @@ from dataplane_protocol import (
 from dataplane_protocol._halves import step_of
 
 C, S = Side.CLIENT, Side.SERVER
-HELLO, READY, BODY, DONE, CLOSED = State
+HELLO, READY, BODY, FD, DONE, CLOSED = State
 
 #: For each pair of states (client, server) that a connection can be in: the steps that are
 #: allowed, and the pair that each leads to. Written down by hand from `SPEC.md` 5.
@@ -37,10 +37,12 @@ ALLOWED = {
     (READY, READY): {
         (C, Step.REQUEST): (DONE, READY),
         (C, Step.REQUEST_WITH_BODY): (BODY, READY),
+        (C, Step.REQUEST_WITH_FD): (FD, READY),
     },
     (DONE, READY): {
         (S, Step.OK): (READY, READY),
         (S, Step.OK_WITH_BODY): (DONE, BODY),
+        (S, Step.OK_WITH_FD): (DONE, FD),
         (S, Step.ERROR): (READY, READY),
     },
     (BODY, READY): {
@@ -56,6 +58,19 @@ ALLOWED = {
     },
     (BODY, DONE): {
         (C, Step.DATA): (BODY, DONE),
+        (C, Step.END): (READY, READY),
+        (C, Step.ERROR): (READY, READY),
+    },
+    (FD, READY): {
+        (C, Step.END): (DONE, READY),
+        (C, Step.ERROR): (DONE, READY),
+        (S, Step.ERROR): (FD, DONE),
+    },
+    (DONE, FD): {
+        (S, Step.END): (READY, READY),
+        (S, Step.ERROR): (READY, READY),
+    },
+    (FD, DONE): {
         (C, Step.END): (READY, READY),
         (C, Step.ERROR): (READY, READY),
     },
@@ -76,6 +91,9 @@ PATHS = {
         (C, Step.REQUEST_WITH_BODY),
         (S, Step.ERROR),
     ],
+    (FD, READY): [(C, Step.HELLO), (S, Step.HELLO), (C, Step.REQUEST_WITH_FD)],
+    (DONE, FD): [(C, Step.HELLO), (S, Step.HELLO), (C, Step.REQUEST), (S, Step.OK_WITH_FD)],
+    (FD, DONE): [(C, Step.HELLO), (S, Step.HELLO), (C, Step.REQUEST_WITH_FD), (S, Step.ERROR)],
     (CLOSED, CLOSED): [(S, Step.ERROR)],
 }
 
@@ -160,8 +178,10 @@ def test_each_side_has_the_other():
         (Hello(), Step.HELLO),
         (Request(op="a"), Step.REQUEST),
         (Request(op="a", body=BodyKind.STREAM), Step.REQUEST_WITH_BODY),
+        (Request(op="a", body=BodyKind.FD), Step.REQUEST_WITH_FD),
         (Ok(), Step.OK),
         (Ok(body=BodyKind.STREAM), Step.OK_WITH_BODY),
+        (Ok(body=BodyKind.FD), Step.OK_WITH_FD),
         (End(size_bytes=0), Step.END),
         (Failure(code="internal"), Step.ERROR),
     ],

@@ -1,0 +1,233 @@
+import pytest
+
+from dataplaned.config import (
+    Config,
+    ConfigurationError,
+    DaemonConfig,
+    FilesystemConfig,
+    MemoryConfig,
+    load_config,
+)
+
+
+@pytest.fixture
+def load(tmp_path):
+    path = tmp_path / "dataplaned.toml"
+
+    def load(text, *, socket=None, root=None):
+        path.write_text(text)
+        return load_config(str(path), socket=socket, root=root)
+
+    load.path = str(path)
+    return load
+
+
+def problems_of(load, text):
+    """Give the lines of the error, each of which must name the file."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(text)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{load.path}: ") for line in lines)
+    return [line.removeprefix(f"{load.path}: ") for line in lines]
+
+
+def test_everything_can_be_set(load):
+    config = load("""
+        [daemon]
+        socket = "/run/s"
+        max_connections = 7
+        drain_timeout_s = 2
+        max_object_size = 1000
+        serve_fd = false
+
+        [backend.first]
+        type = "filesystem"
+        root = "/srv/first"
+        max_verify_age_s = 60
+
+        [backend.second]
+        type = "memory"
+    """)
+    assert config == Config(
+        daemon=DaemonConfig(
+            socket="/run/s",
+            max_connections=7,
+            drain_timeout_s=2.0,
+            max_object_size=1000,
+            serve_fd=False,
+        ),
+        backend={
+            "first": FilesystemConfig(root="/srv/first", max_verify_age_s=60.0),
+            "second": MemoryConfig(),
+        },
+    )
+    assert type(config.daemon.drain_timeout_s) is float
+
+
+def test_the_first_backend_comes_first_whatever_its_name(load):
+    config = load("""
+        [backend.zebra]
+        type = "memory"
+        [backend.ant]
+        type = "memory"
+        [backend.mole]
+        type = "memory"
+    """)
+    assert list(config.backend) == ["zebra", "ant", "mole"]
+
+
+def test_nothing_has_to_be_set(load, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/u/data")
+    monkeypatch.setattr("os.geteuid", lambda: 7)
+    config = load("")
+    assert config == load_config(None, socket=None, root=None)
+    assert config.daemon == DaemonConfig(socket="/run/user/7/dataplaned/dataplaned.sock")
+    assert config.backend == {"local": FilesystemConfig(root="/home/u/data/dataplaned")}
+
+
+def test_the_system_has_places_of_its_own(monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    config = load_config(None, socket=None, root=None)
+    assert config.daemon.socket == "/run/dataplaned/dataplaned.sock"
+    assert config.backend == {"local": FilesystemConfig(root="/var/lib/dataplaned")}
+
+
+def test_a_user_without_a_data_directory_of_choice_has_one_at_home(monkeypatch):
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.setattr("os.geteuid", lambda: 7)
+    config = load_config(None, socket=None, root=None)
+    assert config.backend == {"local": FilesystemConfig(root="/home/u/.local/share/dataplaned")}
+
+
+def test_the_command_line_has_the_last_word(load):
+    text = """
+        [daemon]
+        socket = "/run/s"
+        [backend.a]
+        type = "memory"
+    """
+    config = load(text, socket="/run/other", root="/srv/other")
+    assert config.daemon.socket == "/run/other"
+    assert config.backend == {"local": FilesystemConfig(root="/srv/other")}
+    assert load(text, root="/srv/other").daemon.socket == "/run/s"
+    assert list(load(text, socket="/run/other").backend) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[deamon]", "unknown key 'deamon'"),
+        ("[daemon]\nsokcet = 'x'", "daemon: unknown key 'sokcet'"),
+        ("daemon = 1", "daemon: must be a table"),
+        ("[daemon]\nsocket = 0", "daemon.socket: is 0, must be str"),
+        ("[daemon]\nsocket = 1", "daemon.socket: is 1, must be str"),
+        ('[daemon]\nsocket = "a\\u0000b"', "daemon.socket: must not have a zero byte"),
+        ("[daemon]\nmax_connections = '7'", "daemon.max_connections: is '7', must be int"),
+        ("[daemon]\nmax_connections = 7.0", "daemon.max_connections: is 7.0, must be int"),
+        ("[daemon]\nmax_connections = true", "daemon.max_connections: is True, must be int"),
+        ("[daemon]\nmax_connections = 0", "daemon.max_connections: is 0, must be 1 or more"),
+        ("[daemon]\nmax_object_size = -1", "daemon.max_object_size: is -1, must be 0 or more"),
+        ("[daemon]\nmax_object_size = 1.5", "daemon.max_object_size: is 1.5, must be int"),
+        (
+            "[daemon]\ndrain_timeout_s = -1",
+            "daemon.drain_timeout_s: is -1.0, must be from 0 to 86400",
+        ),
+        (
+            "[daemon]\ndrain_timeout_s = nan",
+            "daemon.drain_timeout_s: is nan, must be from 0 to 86400",
+        ),
+        (
+            "[daemon]\ndrain_timeout_s = inf",
+            "daemon.drain_timeout_s: is inf, must be from 0 to 86400",
+        ),
+        ("[daemon]\nserve_fd = 'no'", "daemon.serve_fd: is 'no', must be bool"),
+        ("[daemon]\nserve_fd = 1", "daemon.serve_fd: is 1, must be bool"),
+        (
+            "[backend.a]\ntype = 'filesystem'\nroot = '/a'\nmax_verify_age_s = -1",
+            "backend.a.max_verify_age_s: is -1.0, must be 0 or more",
+        ),
+        ("[daemon]\ndrain_timeout_s = true", "daemon.drain_timeout_s: is True, must be float"),
+        (f"[daemon]\nsocket = '/{'x' * 107}'", "daemon.socket: longer than 107 bytes"),
+        ("backend = 0", "backend: must be a table"),
+        ("backend = 1", "backend: must be a table"),
+        ("[backend]\na = 1", "backend.a: type is None, must be one of filesystem, memory"),
+        ("[backend.a]", "backend.a: type is None, must be one of filesystem, memory"),
+        ("[backend.a]\ntype = 'tape'", "backend.a: type is 'tape', must be one of"),
+        ("[backend.a]\ntype = ['memory']", "backend.a: type is ['memory'], must be one of"),
+        ("[backend.a]\ntype = 'filesystem'", "backend.a.root: is missing"),
+        ("[backend.a]\ntype = 'filesystem'\nroot = ''", "backend.a.root: must not be empty"),
+        ('[backend.a]\ntype = "filesystem"\nroot = "\\u0000"', "backend.a.root: must not be empty"),
+        ("[backend.a]\ntype = 'filesystem'\nroot = 1", "backend.a.root: is 1, must be str"),
+        ("[backend.a]\ntype = 'memory'\nroot = '/x'", "backend.a: unknown key 'root'"),
+        ("[backend.Ab]\ntype = 'memory'", "backend.'Ab': id must match"),
+        ("[backend.'']\ntype = 'memory'", "backend.'': id must match"),
+        ('[backend."a\\nb"]\ntype = "memory"', "backend.'a\\nb': id must match"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(load, text, problem):
+    (found,) = problems_of(load, text)
+    assert found.startswith(problem)
+
+
+def test_everything_wrong_is_named_at_once(load):
+    problems = problems_of(
+        load,
+        """
+        [daemon]
+        socket = 1
+        max_connections = "many"
+        speed = "high"
+        [backend.a]
+        type = "tape"
+        [backend.b]
+        type = "filesystem"
+    """,
+    )
+    keys = sorted(problem.partition(":")[0] for problem in problems)
+    assert keys == [
+        "backend.a",
+        "backend.b.root",
+        "daemon",
+        "daemon.max_connections",
+        "daemon.socket",
+    ]
+
+
+def test_every_value_out_of_bounds_is_named_at_once(load):
+    problems = problems_of(
+        load,
+        """
+        [daemon]
+        max_connections = 0
+        drain_timeout_s = -1
+        max_object_size = -1
+        [backend.A]
+        type = "memory"
+    """,
+    )
+    assert len(problems) == 4
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml: No such file or directory"):
+        load_config(str(tmp_path / "nowhere.toml"), socket=None, root=None)
+
+
+@pytest.mark.parametrize("content", [b"[daemon", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_file_that_is_no_toml_is_named(tmp_path, content):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"broken\.toml: "):
+        load_config(str(path), socket=None, root=None)
+
+
+def test_a_bad_value_of_the_command_line_is_named_as_such():
+    with pytest.raises(ConfigurationError, match=r"^command line: daemon.socket: longer than 107"):
+        load_config(None, socket="/" + "x" * 107, root="/srv")
+
+
+def test_the_longest_path_that_a_socket_can_have_is_accepted():
+    assert load_config(None, socket="/" + "x" * 106, root="/srv").daemon.socket[1:] == "x" * 106
