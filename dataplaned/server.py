@@ -296,7 +296,7 @@ class Session:
         await self._peer.send(failure)
 
     async def _discard_body(self) -> None:
-        """Skip the rest of a body that nobody wants, within bounds (`SPEC.md` 5.4)."""
+        """Skip the rest of a body that nobody wants, within bounds (`SPEC.md` 5.3)."""
         connection = self._peer.connection
         if connection.their_state is not State.BODY:
             return

@@ -87,14 +87,19 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class ServeCall:
-    """`Call` for the one operation whose answer has a body."""
+    """`Call` for the one operation whose answer has a body.
+
+    Attributes:
+        accepts_fd: Whether the body may be a descriptor, if that was agreed on.
+    """
 
     request: Request
     parse: Callable[[Mapping[str, object]], ServeResult]
+    accepts_fd: bool = True
 
     async def over(self, connection: DaemonConnection) -> Opened:
         """Ask over a connection, and read the answer; all of it when it is a descriptor."""
-        accepts_fd = SERVE_FD in connection.protocol.features
+        accepts_fd = self.accepts_fd and SERVE_FD in connection.protocol.features
         request = replace(self.request, accept_fd=accepts_fd)
         await connection.send(connection.begin(request))
         answer = await connection.receive_answer(BodyKind.STREAM, BodyKind.FD)

