@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -11,6 +11,7 @@ import trio
 from dataplane_protocol import (
     DATA_SIZE,
     STALL_TIMEOUT,
+    Buffer,
     Connection,
     ConnectionClosed,
     Event,
@@ -19,6 +20,7 @@ from dataplane_protocol import (
     RemoteProtocolError,
     Side,
     State,
+    unsent,
 )
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ class Peer:
         self._socket = socket
         self._buffers = buffers
         self._buffer: bytearray | None = None
-        self._outgoing: list[bytes | memoryview] = []
+        self._outgoing: list[Buffer] = []
         self._outgoing_size = 0
         self._descriptor = -1
 
@@ -151,7 +153,8 @@ class Peer:
         Raises:
             PeerGoneError: The peer has closed, or took nothing for `STALL_TIMEOUT`.
         """
-        buffers, self._outgoing = self._outgoing, []
+        buffers: Sequence[Buffer] = self._outgoing
+        self._outgoing = []
         self._outgoing_size = 0
         while buffers:
             # sendmsg(2) may take a part; the descriptor has then gone with its first byte.
@@ -159,7 +162,7 @@ class Peer:
             some = buffers[:_MAX_BUFFERS]
             sent = await self._in_time(partial(self._socket.sendmsg, some, ancillary))
             self._drop_descriptor()
-            buffers = _rest(buffers, sent)
+            buffers = unsent(buffers, sent)
 
     async def raise_when_gone(self) -> None:
         """Watch an idle half: raise `PeerGoneError` on EOF, return when bytes arrive."""
@@ -205,12 +208,3 @@ class Peer:
             raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s") from None
         except OSError as exc:
             raise PeerGoneError(f"connection was lost: {exc.strerror}") from exc
-
-
-def _rest(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """Give what a `sendmsg` that took `sent` bytes has left."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= len(buffer)
-    return []

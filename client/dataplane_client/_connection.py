@@ -10,13 +10,14 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final
 
 from dataplane_protocol import (
     PROTOCOL_VERSION,
     SERVE_FD,
     AccessDeniedError,
     BodyKind,
+    Buffer,
     Connection,
     ConnectionClosed,
     Failure,
@@ -30,13 +31,12 @@ from dataplane_protocol import (
     State,
     UnavailableError,
     UnsupportedError,
+    unsent,
 )
 
 from ._descriptors import ANCILLARY_SIZE, Descriptors
 from ._version import __version__
 from ._waiting import Waiting
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _HELLO: Final = Hello(features=(SERVE_FD,), agent=f"dataplane-client/{__version__}")
 
@@ -172,7 +172,7 @@ class DaemonConnection:
                     raise UnavailableError(f"cannot send to the daemon: {exc.strerror}") from exc
                 self.is_write_broken = True
                 return
-            rest = _after(rest, sent)
+            rest = unsent(rest, sent)
         self._is_writing = False
 
     async def receive(self) -> Message | memoryview:
@@ -315,12 +315,3 @@ class DaemonConnection:
     def _check_aborted(self) -> None:
         if self._is_aborted:
             raise UnavailableError("the connection was closed on this side", retry=False)
-
-
-def _after(buffers: Sequence[Buffer], sent: int) -> Sequence[Buffer]:
-    """Give what is left of buffers of which the first `sent` bytes are gone."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= len(buffer)
-    return []

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 from dataplane_protocol import (
     DATA_SIZE,
+    Buffer,
     CallCancelledError,
     DataPlaneError,
     Digest,
@@ -26,7 +27,7 @@ from dataplane_protocol import (
     ingest_result_from_wire,
 )
 
-from ._connection import Buffer, DaemonConnection
+from ._connection import DaemonConnection
 
 #: Seconds that bytes are kept back for company once more of them have come. Without a limit
 #: a slow stream would look stalled to the daemon.

@@ -46,9 +46,11 @@ from ._errors import (
     error_from_code as error_from_code,
 )
 from ._frames import (
+    Buffer as Buffer,
     FrameDecoder as FrameDecoder,
     data_head as data_head,
     encode_frame as encode_frame,
+    unsent as unsent,
 )
 from ._halves import (
     TRANSITIONS as TRANSITIONS,

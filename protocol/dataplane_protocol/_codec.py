@@ -8,19 +8,21 @@ encoding the value again; that must come after the tags are gone, since 2 KB of 
 references encode to gigabytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn, cast
 
 import cbor2
 
 from ._errors import LocalProtocolError, RemoteProtocolError
-from ._limits import MAX_CONTROL_SIZE, MAX_DEPTH
+from ._limits import MAX_CONTROL_SIZE, MAX_DEPTH, MAX_INTEGER
 
 #: Tags that cbor2 decodes by itself, without asking `tag_hook`.
 _BUILT_IN_TAGS: Final = (
     *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100),
     *(256, 258, 260, 261, 1004, 43000, 55799),
 )
+
+_LEAVES: Final = (str, bytes, bytearray)
 
 
 def encode_control(message: Mapping[str, object]) -> bytes:
@@ -30,6 +32,7 @@ def encode_control(message: Mapping[str, object]) -> bytes:
         LocalProtocolError: It has a value outside the profile, or more than
             `MAX_CONTROL_SIZE` bytes.
     """
+    _require_profile(message, MAX_DEPTH)
     try:
         item = cbor2.dumps(message, canonical=True)
     except (cbor2.CBOREncodeError, UnicodeEncodeError) as exc:
@@ -64,6 +67,33 @@ def decode_control(item: bytes) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise RemoteProtocolError("control frame is not a map")
     return cast("Mapping[str, object]", value)
+
+
+def _require_profile(value: object, depth: int) -> None:
+    """Refuse what the peer would take for a violation.
+
+    cbor2 encodes sets, times and large numbers as tags, and follows nesting until the
+    stack is gone.
+    """
+    if value is None or isinstance(value, _LEAVES):
+        return
+    if isinstance(value, int):
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise LocalProtocolError("control frame cannot be encoded: an integer beyond 2^53-1")
+        return
+    if not isinstance(value, dict | list | tuple):
+        kind = type(value).__name__
+        raise LocalProtocolError(f"control frame cannot be encoded: a value of type {kind}")
+    if not depth:
+        raise LocalProtocolError(f"control frame cannot be encoded: deeper than {MAX_DEPTH}")
+    if not isinstance(value, dict):
+        for item in cast("Sequence[object]", value):
+            _require_profile(item, depth - 1)
+        return
+    for key, item in cast("Mapping[object, object]", value).items():
+        if not isinstance(key, str):
+            raise LocalProtocolError("control frame cannot be encoded: a key that is not text")
+        _require_profile(item, depth - 1)
 
 
 def _refuse_tag(*_: object) -> NoReturn:

@@ -7,12 +7,14 @@ pieces arrive. Nothing is set aside for an announced length.
 """
 
 import struct
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 from ._codec import decode_control, encode_control
 from ._errors import LocalProtocolError, RemoteProtocolError
 from ._limits import MAX_CONTROL_SIZE, MAX_DATA_SIZE
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _NOTHING: Final = memoryview(b"")
 _LENGTH_SIZE: Final = 4
@@ -52,6 +54,15 @@ def data_head(size: int) -> bytes:
     return struct.pack(">IB", size + 1, 0x40 + size)
 
 
+def unsent(buffers: Sequence[Buffer], sent: int) -> Sequence[Buffer]:
+    """Give what is left of buffers of which the first `sent` bytes are gone (sendmsg(2))."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []
+
+
 class FrameDecoder:
     """Cut received bytes into control maps and pieces of payload, however they were split.
 
@@ -73,7 +84,7 @@ class FrameDecoder:
         """Whether every byte received so far belongs to a frame that was taken."""
         return not (self._payload_left or self._partial or self._input)
 
-    def receive(self, data: bytes | bytearray | memoryview) -> None:
+    def receive(self, data: Buffer) -> None:
         """Take bytes that arrived. What was not taken before is kept, at the cost of a copy."""
         self._input = memoryview(bytes(self._input) + bytes(data) if self._input else data)
 

@@ -362,12 +362,6 @@ async def test_reads_do_not_starve_other_tasks(daemon, sample):
     assert steps - before >= count // 2
 
 
-def test_what_is_left_of_buffers_is_exact():
-    buffers = [b"ab", bytearray(b"cde"), memoryview(b"f")]
-    for sent in range(7):
-        assert b"".join(_connection._after(buffers, sent)) == b"abcdef"[sent:]
-
-
 def test_a_connection_that_is_closed_is_stale(tmp_path):
     connection = DaemonConnection(str(tmp_path / "s"), AnyioWaiting())
     connection.close()

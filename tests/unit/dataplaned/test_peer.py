@@ -20,7 +20,7 @@ from dataplane_protocol import (
     data_head,
     encode_frame,
 )
-from dataplaned.peer import BufferPool, Peer, PeerGoneError, PeerViolationError, _rest
+from dataplaned.peer import BufferPool, Peer, PeerGoneError, PeerViolationError
 
 INGEST = Request(op="ingest_stream", body=BodyKind.STREAM)
 SERVE = Request(op="serve_object")
@@ -317,21 +317,6 @@ async def test_a_peer_that_takes_nothing_is_gone(pair, monkeypatch):
     pair.peer.queue(Ok(body=BodyKind.STREAM))
     with pytest.raises(PeerGoneError, match="no progress"):
         await pair.peer.send_data(bytes(10_000_000))
-
-
-@pytest.mark.parametrize(
-    ("sent", "rest"),
-    [
-        (0, [b"one", b"", b"three"]),
-        (1, [b"ne", b"", b"three"]),
-        (3, [b"three"]),
-        (4, [b"hree"]),
-        (7, [b"e"]),
-        (8, []),
-    ],
-)
-def test_the_rest_starts_with_the_first_byte_that_was_not_sent(sent, rest):
-    assert [bytes(part) for part in _rest([b"one", b"", b"three"], sent)] == rest
 
 
 # Watching.

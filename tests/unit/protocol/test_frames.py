@@ -12,6 +12,7 @@ from dataplane_protocol import (
     RemoteProtocolError,
     data_head,
     encode_frame,
+    unsent,
 )
 
 HELLO = {"hello": {"version": 1, "features": []}}
@@ -267,3 +268,24 @@ def test_a_control_frame_is_its_length_and_its_item():
     assert encode_frame({"ok": {}}) == bytes.fromhex("00000005a1626f6ba0")
     with pytest.raises(LocalProtocolError):
         encode_frame({"a": "x" * MAX_CONTROL_SIZE})
+
+
+@pytest.mark.parametrize(
+    ("sent", "rest"),
+    [
+        (0, [b"one", b"", b"three"]),
+        (1, [b"ne", b"", b"three"]),
+        (3, [b"three"]),
+        (4, [b"hree"]),
+        (7, [b"e"]),
+        (8, []),
+    ],
+)
+def test_the_rest_starts_with_the_first_byte_that_was_not_sent(sent, rest):
+    assert [bytes(part) for part in unsent([b"one", b"", b"three"], sent)] == rest
+
+
+def test_what_is_left_of_buffers_of_any_kind_is_exact():
+    buffers = [b"ab", bytearray(b"cde"), memoryview(b"f")]
+    for sent in range(7):
+        assert b"".join(unsent(buffers, sent)) == b"abcdef"[sent:]
