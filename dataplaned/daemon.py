@@ -41,6 +41,8 @@ def run(config: Config) -> None:
         StartupError: A store or the socket cannot be used.
     """
     set_up_logging()
+    # What `serve` puts back when it is done: a late signal must not spoil a good end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     trio.run(serve, config)
 
 
@@ -51,26 +53,25 @@ async def serve(
 
     Cancelling it ends without a drain; what was acknowledged is as durable as ever.
     """
-    async with open_backends(config.backend) as backends:
-        plane = LocalDataPlane(backends, max_object_size=config.daemon.max_object_size)
-        try:
-            with (
-                trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-                listen(config.daemon.socket) as listener,
-            ):
-                _log.info("listening", socket=config.daemon.socket, backends=list(backends))
-                async with trio.open_nursery() as nursery:
-                    door = _Door(listener, plane, config.daemon)
-                    for backend in backends.values():
-                        nursery.start_soon(_sweep, backend)
-                    nursery.start_soon(door.run, nursery)
-                    task_status.started()
-                    await _note_signal(signals, "stopping")
-                    nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-                    await door.drain(config.daemon.drain_timeout_s)
-                    nursery.cancel_scope.cancel()
-        except (SocketInUseError, OSError) as exc:
-            raise StartupError(f"cannot listen on {config.daemon.socket}: {exc}") from exc
+    # From here to the end: a signal that comes while stores are opened or closed waits.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_backends(config.backend) as backends:
+            plane = LocalDataPlane(backends, max_object_size=config.daemon.max_object_size)
+            try:
+                with listen(config.daemon.socket) as listener:
+                    _log.info("listening", socket=config.daemon.socket, backends=list(backends))
+                    async with trio.open_nursery() as nursery:
+                        door = _Door(listener, plane, config.daemon)
+                        for backend in backends.values():
+                            nursery.start_soon(_sweep, backend)
+                        nursery.start_soon(door.run, nursery)
+                        task_status.started()
+                        await _note_signal(signals, "stopping")
+                        nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+                        await door.drain(config.daemon.drain_timeout_s)
+                        nursery.cancel_scope.cancel()
+            except (SocketInUseError, OSError) as exc:
+                raise StartupError(f"cannot listen on {config.daemon.socket}: {exc}") from exc
     _log.info("stopped")
 
 

@@ -37,20 +37,22 @@ class DaemonProcess:
             text=True,
         )
         self._is_running = True
-        listened = len(self.events("listening"))
+        self._start_of_log = len(self.log)
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
-        if not self.wait_for("listening", times=listened + 1):
+        if not self.wait_for("listening"):
             self.kill()
             raise AssertionError(f"daemon did not start: {self.log}")
 
-    def wait_for(self, event: str, *, times: int = 1) -> bool:
-        """Wait until the log has an event so many times; false when it ended before."""
+    def wait_for(self, event: str) -> bool:
+        """Wait until the log has an event since the last start; false when it ended before."""
+
+        def has_come() -> bool:
+            return any(line.get("event") == event for line in self.log[self._start_of_log :])
+
         with self._news:
-            self._news.wait_for(
-                lambda: len(self.events(event)) >= times or not self._is_running, timeout=60
-            )
-            return len(self.events(event)) >= times
+            self._news.wait_for(lambda: has_come() or not self._is_running, timeout=60)
+            return has_come()
 
     @property
     def pid(self) -> int:

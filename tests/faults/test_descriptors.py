@@ -101,12 +101,8 @@ def object_file(daemon: Any) -> Path:
     return Path(path)
 
 
-#: Descriptors that the daemon may have for a moment: its sweep looks into one directory after
-#: the other.
-FEW = 5
-
-
 def open_descriptors(daemon: Any) -> int:
+    assert daemon.wait_for("swept")  # it looks into one directory after the other
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
@@ -230,7 +226,7 @@ def test_serving_by_descriptor_leaves_none_open(daemon: Any, address: ContentAdd
         before = open_descriptors(daemon)
         for _ in range(100):
             peer.serve(address)
-        assert open_descriptors(daemon) <= before + FEW
+        assert open_descriptors(daemon) == before
 
 
 def test_descriptors_that_a_client_sends_are_refused_or_dropped(
@@ -245,7 +241,7 @@ def test_descriptors_that_a_client_sends_are_refused_or_dropped(
         except PermissionError:  # SO_PASSRIGHTS, where the kernel has it
             peer.socket.sendall(request)
         assert isinstance(peer.event(), Ok)
-        assert open_descriptors(daemon) <= before + FEW
+        assert open_descriptors(daemon) == before
         answer, _, _ = peer.serve(address)
         assert answer.body is BodyKind.FD
 

@@ -109,8 +109,7 @@ class FilesystemBackend(Backend):
             swept += await self._run(
                 functools.partial(self._root.sweep_shard, shard, self._catalog.names_file)
             )
-        if swept:
-            _log.info("swept", backend=self.backend_id, files=swept)
+        _log.info("swept", backend=self.backend_id, files=swept)
 
     async def stage(self, size_hint: int | None) -> Staging:  # noqa: ARG002
         self._require_writable()

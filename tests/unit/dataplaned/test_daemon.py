@@ -353,10 +353,13 @@ def test_two_signals_end_the_process_well_with_a_call_open(daemon):
         client.receive(exchange(peer, client.send(Hello())))
         client.next_event()
         peer.sendall(client.send(INGEST))
+        for _ in range(8):  # more than the socket holds: the call is open when all is sent
+            peer.sendall(client.send_data(262_144) + bytes(262_144))
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.wait_for("stopping")
         assert daemon.stop() == 0
         assert peer.recv(1) == b""
+        assert len(daemon.events("stopping_at_once")) == 1
     assert daemon.files("staging") == daemon.files("objects") == []
 
 
@@ -387,6 +390,7 @@ FEW_DESCRIPTORS = (
 def test_a_daemon_without_descriptors_goes_on_serving_those_it_has(daemon):
     daemon.stop()
     daemon.start(wrapper=[sys.executable, "-c", FEW_DESCRIPTORS])
+    assert daemon.wait_for("swept")
     peers = [connect(daemon.socket_path)]
     client = Connection(Side.CLIENT)
     client.receive(exchange(peers[0], client.send(Hello())))
