@@ -51,6 +51,11 @@ class Check:
         """Whether no further piece may come."""
         return self._received >= self._length
 
+    @property
+    def is_too_long(self) -> bool:
+        """Whether more came than was announced."""
+        return self._received > self._length
+
     def take(self, piece: bytes) -> None:
         """Note a piece."""
         self._received += len(piece)
@@ -142,7 +147,8 @@ class StreamedBody:
             # The view dies with the next read, and the caller may keep the piece.
             piece = bytes(event)
             self._check.take(piece)
-            if self._check.is_all_here:
+            # Of a body that is too long already nothing else needs to come.
+            if self._check.is_all_here and not self._check.is_too_long:
                 event = await connection.receive()
         if not isinstance(event, memoryview) or self._check.is_all_here:
             self._finish(event)

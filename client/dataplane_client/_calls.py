@@ -109,7 +109,11 @@ class ServeCall:
         try:
             served = self.parse(answer.result)
             check_file(fd, served.size_bytes)
-            return Opened(served, fd, await _end(connection))
+            end = await _end(connection)
+            if end.size_bytes != served.length:
+                # The body fails when it is read; its connection is of no more use now.
+                connection.close()
+            return Opened(served, fd, end)
         except BaseException:
             close(fd)
             raise

@@ -8,7 +8,7 @@ encoding the value again; that must come after the tags are gone, since 2 KB of 
 references encode to gigabytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NoReturn, cast
 
 import cbor2
@@ -66,7 +66,10 @@ def decode_control(item: bytes) -> Mapping[str, object]:
         raise RemoteProtocolError("control frame is not one item in deterministic encoding")
     if not isinstance(value, dict):
         raise RemoteProtocolError("control frame is not a map")
-    return cast("Mapping[str, object]", value)
+    message = cast("Mapping[str, object]", value)
+    if _is_deeper(message, MAX_DEPTH):
+        raise RemoteProtocolError(f"control frame is nested deeper than {MAX_DEPTH}")
+    return message
 
 
 def _require_profile(value: object, depth: int) -> None:
@@ -98,6 +101,22 @@ def _require_profile(value: object, depth: int) -> None:
 
 def _refuse_tag(*_: object) -> NoReturn:
     raise ValueError("tags are not allowed")
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether more than `depth` containers are nested: cbor2 does not count an empty one."""
+    level = [value]
+    for _ in range(depth):
+        level = [item for each in level for item in _items(each) if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _items(container: object) -> Iterable[object]:
+    if isinstance(container, dict):
+        return cast("Mapping[str, object]", container).values()
+    return cast("Sequence[object]", container)
 
 
 def _require_text_keys(value: Mapping[object, object], _immutable: object) -> object:

@@ -75,7 +75,8 @@ class Connection:
     @property
     def is_reusable(self) -> bool:
         """Whether no call is open and nothing unread is left, so that a call may start."""
-        return self._halves.are_ready and self._decoder.is_between_frames and not self._is_eof
+        is_over = self._is_eof or self._violation is not None
+        return self._halves.are_ready and self._decoder.is_between_frames and not is_over
 
     @property
     def sent_bytes(self) -> int:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from dataplane_client import connect
+from dataplane_client import blocking, connect
 from dataplane_protocol import (
     DATA_SIZE,
     BodyMismatchError,
@@ -451,3 +451,15 @@ async def test_errors_of_a_body_are_errors_of_the_data_plane(daemon, sample):
     async with connect(daemon.path) as client:
         with pytest.raises(DataPlaneError):
             await client.serve_object(unknown)
+
+
+def test_a_body_that_is_too_long_fails_without_waiting_for_more(daemon, sample):
+    def script(peer):
+        peer.request()
+        peer.send(sample.serving(12), b"hello world\n and more")
+        peer.expect_closed()
+
+    daemon.run(script)
+    with blocking.connect(daemon.path) as client, client.serve_object(sample.address) as served:
+        with pytest.raises(BodyMismatchError, match="more than the 12 bytes"):
+            next(served)

@@ -190,6 +190,15 @@ def test_depth_counts_the_outermost_map():
         decode_control(bytes.fromhex("a16161" + "81" * MAX_DEPTH + "00"))
 
 
+@pytest.mark.parametrize("empty", ["80", "a0"])
+def test_depth_counts_an_empty_container(empty):
+    # cbor2 counts a container when it reads the first item inside.
+    innermost = bytes.fromhex(empty)
+    assert decode_control(b"\xa1\x61a" + b"\x81" * (MAX_DEPTH - 2) + innermost)
+    with pytest.raises(RemoteProtocolError, match="nested deeper than 8"):
+        decode_control(b"\xa1\x61a" + b"\x81" * (MAX_DEPTH - 1) + innermost)
+
+
 @pytest.mark.parametrize("item", ["f93c00", "f97e00", "f7", "f0", "1bffffffffffffffff"])
 def test_what_a_receiver_may_take_is_taken_in_its_shortest_form(item):
     assert list(decode_control(bytes.fromhex("a16161" + item))) == ["a"]

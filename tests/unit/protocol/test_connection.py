@@ -333,3 +333,13 @@ def test_data_may_not_go_with_a_descriptor():
     assert client.next_event() == Ok(body=BodyKind.FD)
     with pytest.raises(RemoteProtocolError, match="may not send data"):
         client.next_event()
+
+
+def test_no_call_may_start_after_a_violation_that_came_in_a_whole_frame(pair):
+    # Both halves are still ready then, and no byte is left over.
+    for connection in pair:
+        connection.receive(encode_frame({"ping": {}}))
+        with pytest.raises(RemoteProtocolError, match="0 of the keys"):
+            connection.next_event()
+        assert states(connection) == (State.READY, State.READY)
+        assert not connection.is_reusable
