@@ -9,6 +9,7 @@ daemon.
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final, Protocol, Self, runtime_checkable
 
 import structlog
@@ -290,9 +291,7 @@ class Session:
     async def _refuse(self, error: DataPlaneError) -> None:
         failure = Failure.from_error(error)
         if len(failure.message) > _MAX_MESSAGE:
-            failure = Failure(
-                code=failure.code, message=failure.message[:_MAX_MESSAGE], retry=failure.retry
-            )
+            failure = replace(failure, message=failure.message[:_MAX_MESSAGE])
         await self._peer.send(failure)
 
     async def _discard_body(self) -> None:

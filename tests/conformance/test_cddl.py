@@ -29,7 +29,9 @@ KINDS = {
 }
 
 #: Keys of the vectors that no rule knows.
-EXTENSIONS = {"later"}
+EXTENSIONS = {"later", "__proto__"}
+#: Keys that a vector has in a kind of frame that does not know them.
+KEYS_OF_OTHER_KINDS = {("end-frame", key) for key in ("args", "body", "trace")}
 
 
 class Schema:
@@ -257,7 +259,8 @@ def known(schema, rule, value, path=()):
         return
     for key, item in value.items():
         if (rule, key) not in schema.optional:
-            assert key in EXTENSIONS or is_open(path), (rule, path, key)
+            is_foreign = key in EXTENSIONS or (rule, key) in KEYS_OF_OTHER_KINDS
+            assert is_foreign or is_open(path), (rule, path, key)
             continue
         yield rule, key, path, item
         inner = schema.rule_of_key.get((rule, key), rule)

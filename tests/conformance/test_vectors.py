@@ -106,6 +106,26 @@ def test_names_are_unique(frames, cases):
     assert len({case.name for case in cases}) == len(cases)
 
 
+def test_every_need_is_a_word_of_the_readme(cases, protocol_folder):
+    readme = (protocol_folder / "vectors" / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| word | what it takes |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    words = {
+        word.replace(":N", ":[0-9]+") for cell in cells for word in re.findall("`(.+?)`", cell)
+    }
+    needs = {need for case in cases for need in case.needs}
+    for need in needs:
+        assert any(re.fullmatch(word, need) for word in words), need
+    for word in words:
+        assert any(re.fullmatch(word, need) for need in needs), word
+
+
+def test_a_case_needs_descriptors_where_a_step_has_one(cases):
+    for case in cases:
+        has_one = any(step.fd is not None for step in case.steps)
+        assert ("descriptors" in case.needs) == has_one, case.name
+
+
 def test_every_section_cited_exists(frames, cases, protocol_folder):
     spec = (protocol_folder / "SPEC.md").read_text(encoding="utf-8")
     sections = set(re.findall(r"^#+ ([0-9.]+[0-9])\.? ", spec, re.MULTILINE))
@@ -136,6 +156,7 @@ class Ends:
         self._to_client = []
         self._to_server = []
         self._op = None
+        self._args = {}
         self._served = None
         self._body = b""
 
@@ -240,12 +261,20 @@ class Ends:
         if (answer.body is not None) != isinstance(result, ServeResult):
             raise RemoteProtocolError("a body came for an operation without, or the other way")
         if answer.body is not None:
+            self._require_range(result)
             self._served, self._body = result, b""
         if answer.body is BodyKind.FD:
             content = match_descriptor(self._to_client)
             if len(content) != result.size_bytes:
                 raise RemoteProtocolError("the descriptor is of a file of another size")
             self._take(content[result.offset :][: result.length])
+
+    def _require_range(self, served):
+        asked = self._args.get("byte_range", {"offset": 0})
+        rest = served.size_bytes - asked["offset"]
+        length = min(asked.get("length", rest), rest)
+        if (served.offset, served.length) != (asked["offset"], length):
+            raise RemoteProtocolError("another range was served than was asked for")
 
     def _take(self, data):
         self._body += data
@@ -265,7 +294,7 @@ class Ends:
 
     def _note_descriptor(self, step, waiting):
         if step.control is not None and "op" in step.control:
-            self._op = step.control["op"]
+            self._op, self._args = step.control["op"], step.control["args"]
         if step.fd is not None and self._is_agreed(waiting):
             waiting.append(step.fd)
 

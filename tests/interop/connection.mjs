@@ -57,7 +57,8 @@ export class Connection {
     connection.#wire.write([controlFrame({ hello: { version: 1, features: [], agent } })]);
     const { message } = await connection.next();
     if (message.hello.version !== 1) {
-      throw connection.fail(new Violation(`protocol version is ${message.hello.version}`));
+      const reason = `protocol version is ${message.hello.version}, must be 1`;
+      throw connection.fail(new DataPlaneError({ code: "unsupported", message: reason }));
     }
     return connection;
   }

@@ -32,6 +32,9 @@ const ENFORCED = new Set([
   "the frame ends inside the item",
 ]);
 
+// What this library cannot give back: it takes a U+FEFF at the start for a mark of the encoding.
+const LOST = new Set(["text that begins with U+FEFF"]);
+
 const isMapItem = (item) => item.length > 0 && item[0] >> 5 === 5;
 
 function accept(item, entry) {
@@ -52,7 +55,9 @@ const refuses = (item) => {
 const report = new Report();
 const frames = readVectors("frames.json", process.argv[2]);
 for (const entry of frames.accept) {
-  if ("control" in entry) {
+  if (LOST.has(entry.name)) {
+    report.note(`changes ${entry.name}`);
+  } else if ("control" in entry) {
     await report.check(`accept ${entry.name}`, () =>
       accept(bytesOf(entry.frame).subarray(4), entry),
     );
