@@ -12,6 +12,7 @@ TOP = Path(__file__).parents[1]
 
 PACKAGES = {
     "dataplane_protocol": TOP / "protocol" / "dataplane_protocol",
+    "dataplane_conformance": TOP / "protocol" / "dataplane_conformance",
     "dataplane_client": TOP / "client" / "dataplane_client",
     "dataplaned": TOP / "dataplaned",
 }
@@ -19,6 +20,7 @@ PACKAGES = {
 #: What each distribution may import besides itself and the standard library.
 MAY_IMPORT = {
     "dataplane_protocol": {"cbor2"},
+    "dataplane_conformance": set(),  # a judge shares nothing with whom it judges
     "dataplane_client": {"anyio", "dataplane_protocol"},
     "dataplaned": {
         "attrs",
@@ -52,6 +54,7 @@ MAY_NOT_IMPORT = {
         "threading",
         "time",
     },
+    "dataplane_conformance": {"asyncio"},
     "dataplane_client": {"asyncio", "sqlite3", "subprocess"},
     "dataplaned": {"asyncio"},
 }
@@ -152,6 +155,8 @@ def test_every_room_of_the_daemon_has_a_floor() -> None:
         ("dataplane_protocol", "_halves.py", "from time import monotonic"),
         ("dataplane_protocol", "_codec.py", "import trio"),
         ("dataplane_protocol", "_codec.py", "import dataplane_client"),
+        ("dataplane_conformance", "cbor.py", "from dataplane_protocol import Digest"),
+        ("dataplane_conformance", "wire.py", "import cbor2"),
         ("dataplane_client", "__init__.py", "import asyncio"),
         ("dataplane_client", "__init__.py", "import trio"),
         ("dataplane_client", "__init__.py", "def f():\n    import blake3"),

@@ -136,7 +136,8 @@ def test_a_malformed_address_is_a_bad_request_and_the_connection_goes_on(
 
 @pytest.mark.parametrize(
     "byte_range",
-    [{}, {"offset": -1}, {"offset": 0, "length": 0}, {"offset": 0, "length": -3},  {"offset": "0"}, {"offset": True}, [0, 5], 5],
+    [{}, {"offset": -1}, {"offset": 0, "length": 0}, {"offset": 0, "length": -3},
+     {"offset": "0"}, {"offset": True}, [0, 5], 5],
 )  # fmt: skip
 def test_a_malformed_range_is_a_bad_request(daemon: Any, byte_range: object) -> None:
     with RawPeer(daemon.socket_path) as peer:

@@ -1,0 +1,1 @@
+"""The cases that judge a client, and the run that plays the server's side to it."""

@@ -1,0 +1,1 @@
+"""The cases that judge a daemon, and the run that plays them."""
