@@ -66,6 +66,11 @@ class Receiver:
                 self.connection.receive_eof()
         return event
 
+    def settle(self) -> None:
+        """Have one more call: whatever the daemon had open for those before is closed then."""
+        self.send(Request(op="list_objects"))
+        assert isinstance(self.event(), Ok)
+
     def serve(
         self,
         address: ContentAddress,
@@ -223,9 +228,11 @@ def test_descriptors_can_be_turned_off(
 def test_serving_by_descriptor_leaves_none_open(daemon: Any, address: ContentAddress) -> None:
     with Receiver(daemon.socket_path) as peer:
         peer.serve(address)
+        peer.settle()
         before = open_descriptors(daemon)
         for _ in range(100):
             peer.serve(address)
+        peer.settle()
         assert open_descriptors(daemon) == before
 
 
@@ -233,6 +240,7 @@ def test_descriptors_that_a_client_sends_are_refused_or_dropped(
     daemon: Any, address: ContentAddress
 ) -> None:
     with Receiver(daemon.socket_path) as peer:
+        peer.settle()
         before = open_descriptors(daemon)
         request = peer.connection.send(Request(op="list_backends"))
         rights = array.array("i", [0] * 100)
@@ -241,6 +249,7 @@ def test_descriptors_that_a_client_sends_are_refused_or_dropped(
         except PermissionError:  # SO_PASSRIGHTS, where the kernel has it
             peer.socket.sendall(request)
         assert isinstance(peer.event(), Ok)
+        peer.settle()
         assert open_descriptors(daemon) == before
         answer, _, _ = peer.serve(address)
         assert answer.body is BodyKind.FD
