@@ -308,6 +308,9 @@ class Client:
 
     def _start(self, calls: Sequence[Call], features: Sequence[str]) -> Session:
         assert self._listener is not None
+        # What the client of the last session has left in the queue is not this one's.
+        while select.select([self._listener], [], [], 0)[0]:
+            self._listener.accept()[0].close()
         adapter = Adapter(self._command, self._path, calls)
         self._last = Session(adapter, self._listener, self.timeout, features)
         return self._last
