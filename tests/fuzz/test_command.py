@@ -24,7 +24,7 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_million_inputs_break_no_promise() -> None:
-    done = fuzz("--runs", "1000000")
+def test_many_inputs_break_no_promise() -> None:
+    done = fuzz("--runs", "100000")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "total: 1000000 inputs, 0 unexpected exceptions"
+    assert done.stdout.splitlines()[-1] == "total: 100000 inputs, 0 unexpected exceptions"
