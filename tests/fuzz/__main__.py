@@ -28,8 +28,10 @@ ROOT: Final = Path(__file__).parents[2]
 _JOBS: Final = 2
 _MAX_INPUT_SIZE: Final = 1024
 
-#: The exit code of libFuzzer after SIGINT, and characters shown of what it said otherwise.
-_INTERRUPTED: Final = 72
+#: Exit codes of a child that did not fail: at its end, and after SIGINT.
+_FINE: Final = (0, 130, -signal.SIGINT)
+
+#: Characters shown of what a child said that failed.
 _SHOWN: Final = 3000
 
 #: What libFuzzer takes for a crash as well: bytes of memory in MiB, seconds for one input.
@@ -109,8 +111,8 @@ def _run(target: str, options: argparse.Namespace, runs: int) -> Outcome:
         command += ["-print_final_stats=1", f"-artifact_prefix={crashes}/"]
         done = subprocess.run(command, cwd=ROOT, text=True, errors="replace", capture_output=True)
         failure = _failure(target, done, crashes)
-    counts = re.findall(r"^stat::number_of_executed_units: (\d+)", done.stderr, re.MULTILINE)
-    inputs = int(counts[-1]) if counts else 0
+    counts = re.findall(r"^(?:stat::number_of_executed_units: |#)(\d+)", done.stderr, re.MULTILINE)
+    inputs = max(map(int, counts), default=0)
     return Outcome(target, inputs, time.monotonic() - started, failure)
 
 
@@ -129,7 +131,7 @@ def _directories(target: str, kept: Path | None) -> Iterator[tuple[Path, Path]]:
 
 
 def _failure(target: str, done: subprocess.CompletedProcess[str], crashes: Path) -> str:
-    if done.returncode in (0, _INTERRUPTED):
+    if done.returncode in _FINE:
         return ""
     inputs = "".join(
         f"{target}: {path.name}: {path.read_bytes().hex()}\n" for path in crashes.iterdir()

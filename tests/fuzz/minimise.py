@@ -42,7 +42,8 @@ def minimise(kept: Path | None) -> None:
         for path in older:
             path.unlink()
         for each in chosen[:MAX_FILES]:
-            (directory / hashlib.sha256(each).hexdigest()[:16]).write_bytes(each)
+            # The name that libFuzzer gives it.
+            (directory / hashlib.sha1(each).hexdigest()).write_bytes(each)
         print(f"{target}: {len(chosen)} of {len(inputs)} inputs")
 
 

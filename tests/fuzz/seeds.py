@@ -12,7 +12,7 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 VECTORS: Final = Path(__file__).parents[2] / "protocol" / "vectors"
 
 #: Each target and its share of the inputs of a run, the slower ones with less.
-TARGETS: Final = {"server": 1, "client": 1, "control": 2}
+TARGETS: Final = {"server": 1, "client": 1, "control": 3}
 
 #: Bytes of the largest seed. What is larger is slow to mutate and hardly finds more.
 MAX_SEED_SIZE: Final = 1024

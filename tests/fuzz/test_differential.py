@@ -35,7 +35,7 @@ def test_every_item_of_the_vectors_is_taken_alike() -> None:
 
 
 def test_both_decoders_agree_over_mutants() -> None:
-    outcomes = compare_mutants(2_000, seed=1)
+    outcomes = compare_mutants(4_000, seed=1)
     assert min(outcomes[outcome] for outcome in ("accepted", "refused", "lenient")) > 10, outcomes
 
 
