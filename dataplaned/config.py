@@ -14,6 +14,7 @@ Every key is optional. The first backend is the default one. Whatever is wrong i
 its file and key, and everything that is wrong is named at once.
 """
 
+import math
 import os
 import re
 import tomllib
@@ -32,6 +33,16 @@ _BACKEND_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 #: `sun_path` has 108 bytes and ends in a zero.
 _MAX_SOCKET_PATH: Final = 107
 
+#: The largest value of each number of a filesystem backend. A small object is at most one
+#: block, whose digest is its own; a scrub once in a century is none.
+_FILESYSTEM_LIMITS: Final[Mapping[str, float]] = {
+    "max_verify_age_s": math.inf,
+    "small_object_size": 65_536,
+    "min_free_bytes": 2**53,
+    "scrub_rate": 2**53,
+    "scrub_interval_s": 100 * 366 * 86_400,
+}
+
 
 class ConfigurationError(Exception):
     """The configuration cannot be used. The message has a line for each thing wrong."""
@@ -43,13 +54,24 @@ class FilesystemConfig:
 
     Attributes:
         root: Its directory, made when it is missing.
-        max_verify_age_s: Seconds since an object's bytes were last seen to be right for which
-            a client may be handed its file to read by itself.
+        max_verify_age_s: Seconds for which bytes that were seen to be right, by an ingest, a
+            verify or the scrub, are believed to be so without looking: by an ingest of the
+            same bytes, and by a client that is handed the file to read by itself.
+        small_object_size: Bytes up to which an object lives in the catalog and has no file.
+        min_free_bytes: Bytes of the disk that ingests leave free; when `None`, 64 MiB, or a
+            64th of a small disk.
+        scrub_rate: Bytes a second that the scrub reads at most; 0 turns it off.
+        scrub_interval_s: Seconds after its last verification when an object is due for the
+            next. With more than `max_verify_age_s`, ingests rewrite what is there already.
     """
 
     type: Literal["filesystem"] = "filesystem"
     root: str
     max_verify_age_s: float = 7 * 86_400.0
+    small_object_size: int = 32 * 1024
+    min_free_bytes: int | None = None
+    scrub_rate: int = 16 * 1024 * 1024
+    scrub_interval_s: float = 3.5 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +172,11 @@ def _check(config: Config, name: str) -> None:
         if isinstance(backend, FilesystemConfig) and (not backend.root or "\0" in backend.root)
     ]
     problems += [
-        f"backend.{backend_id}.max_verify_age_s: is {backend.max_verify_age_s}, must be 0 or more"
+        f"backend.{backend_id}.{key}: is {getattr(backend, key)}, must be from 0 to {limit}"
         for backend_id, backend in config.backend.items()
-        if isinstance(backend, FilesystemConfig) and not backend.max_verify_age_s >= 0
+        if isinstance(backend, FilesystemConfig)
+        for key, limit in _FILESYSTEM_LIMITS.items()
+        if not 0 <= (getattr(backend, key) or 0) <= limit
     ]
     if len(os.fsencode(daemon.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"daemon.socket: longer than {_MAX_SOCKET_PATH} bytes")

@@ -63,7 +63,7 @@ async def serve(
                     async with trio.open_nursery() as nursery:
                         door = _Door(listener, plane, config.daemon)
                         for backend in backends.values():
-                            nursery.start_soon(_sweep, backend)
+                            nursery.start_soon(_look_after, backend)
                         nursery.start_soon(door.run, nursery)
                         task_status.started()
                         await _note_signal(signals, "stopping")
@@ -102,7 +102,7 @@ async def open_backends(
 
 def _make_backend(backend_id: str, config: BackendConfig) -> Backend:
     if isinstance(config, FilesystemConfig):
-        return FilesystemBackend(backend_id, config.root, max_verify_age_s=config.max_verify_age_s)
+        return FilesystemBackend(backend_id, config)
     return MemoryBackend(backend_id)
 
 
@@ -117,11 +117,12 @@ async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope
     scope.cancel()
 
 
-async def _sweep(backend: Backend) -> None:
+async def _look_after(backend: Backend) -> None:
     try:
         await backend.sweep()
     except DataPlaneError as exc:
         _log.error("sweep_failed", backend=backend.backend_id, reason=exc.message)
+    await backend.scrub()
 
 
 class _Door:

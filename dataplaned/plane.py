@@ -196,8 +196,12 @@ class LocalDataPlane:
                 nursery.start_soon(self._digest_and_stage, batch, digester, staging)
                 batch, is_last = await self._next_batch(stream, total)
             total += sum(map(len, batch))
-        # A small object is this alone, and two threads for it would cost more than they save.
-        await run_in_thread(lambda: digester.update(batch), self._hash_limiter)
+        # A small object is this alone, and two threads for it would cost more than they save;
+        # for one block, even one thread takes longer to wake than to hash it.
+        if total <= BLOCK_SIZE:
+            digester.update(batch)
+        else:
+            await run_in_thread(lambda: digester.update(batch), self._hash_limiter)
         await staging.write(batch)
         return digester.finish()
 

@@ -4,7 +4,8 @@ One limiter for everything would let the slowest purpose starve the others: trio
 has 40 tokens, and 40 reads from a stuck disk hold them all, also after they were abandoned.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar, cast
 
@@ -22,6 +23,24 @@ DISK_THREADS: Final = 32
 async def run_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
     """Run a blocking function to its end. A cancellation waits for it."""
     return await trio.to_thread.run_sync(function, limiter=limiter)
+
+
+async def to_the_end(operation: Callable[[], Awaitable[T]]) -> T:
+    """Do what must not stop half-way. A cancellation waits for it."""
+    results: list[T] = []
+    with trio.CancelScope(shield=True):
+        results.append(await operation())
+    return results[0]
+
+
+async def wait_for(future: "Future[T]") -> T:
+    """Give what another thread puts into a future. A cancellation waits for it."""
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+    future.add_done_callback(lambda _: token.run_sync_soon(done.set))
+    with trio.CancelScope(shield=True):
+        await done.wait()
+    return future.result()
 
 
 @asynccontextmanager

@@ -174,6 +174,13 @@ class Backend(ABC):
         """Remove what earlier runs left unfinished. Runs beside calls; may be cancelled."""
 
     @abstractmethod
+    async def scrub(self) -> None:
+        """Verify what is stored in the background, until cancelled.
+
+        A backend whose bytes do not rot, or that has somebody else look after them, returns.
+        """
+
+    @abstractmethod
     async def stage(self, size_hint: int | None) -> Staging:
         """Begin an ingest.
 
@@ -232,7 +239,7 @@ def describe_mismatch(expected: ObjectDigests, actual: ObjectDigests) -> str | N
     if actual.size != expected.size:
         return f"size is {actual.size} bytes, must be {expected.size}"
     if (actual.blake3, actual.sha256) == (expected.blake3, expected.sha256):
-        return None
+        return None if actual.blocks == expected.blocks else "block digests differ"
     for block in range(count_blocks(expected.size)):
         if actual.block_digests(block, 1) != expected.block_digests(block, 1):
             first = block * BLOCK_SIZE

@@ -52,6 +52,9 @@ class MemoryBackend(Backend):
     async def sweep(self) -> None:
         pass
 
+    async def scrub(self) -> None:
+        pass
+
     async def stage(self, size_hint: int | None) -> Staging:  # noqa: ARG002
         return _MemoryStaging(self)
 

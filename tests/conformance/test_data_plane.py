@@ -38,6 +38,7 @@ from dataplane_protocol import (
 from dataplaned.backends.base import Backend
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
+from dataplaned.config import FilesystemConfig
 from dataplaned.plane import LocalDataPlane
 
 BLOCK = 65_536
@@ -134,7 +135,7 @@ async def subject(
         root = None
         if backend_type == "filesystem":
             root = tmp_path / "store"
-            first = FilesystemBackend("first", str(root))
+            first = FilesystemBackend("first", FilesystemConfig(root=str(root)))
         backends = {"first": first, "second": MemoryBackend("second")}
         for backend in backends.values():
             await backend.open()

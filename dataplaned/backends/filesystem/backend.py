@@ -1,164 +1,179 @@
-"""The filesystem backend: the order in which bytes, names and rows become durable.
+"""The filesystem backend: objects under one directory of a local filesystem.
 
-    ingest   stage, write, fsync, rename into the shard, fsync the shard, commit the row, answer
-    delete   commit without the row, answer, unlink the file
-    heal     as ingest; the commit points the row to the new file, then the old one goes
-
-A crash between any two steps leaves a file without a row, which nobody sees and the next run
-sweeps. See root.py for names and directories and catalog.py for rows.
+`FORMAT.md` says what lies there. The rooms: publishing.py takes in, reading.py gives out,
+verifying.py and scrub.py look after what is stored, on a store (store.py) that is a directory
+(root.py) and a catalog (catalog.py).
 """
 
-import contextlib
+import dataclasses
 import functools
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 import trio
 
 from dataplane_protocol import (
-    BLAKE3,
-    SHA256,
     BackendState,
     BackendStatus,
+    ConflictError,
     ContentAddress,
     DataPlaneError,
     Digest,
-    IngestOutcome,
     NoSpaceError,
     ObjectCorruptError,
     ObjectNotFoundError,
     ObjectPage,
-    ObjectState,
     ObjectStatus,
-    UnavailableError,
     resolve_range,
 )
 
-from ...digests import (
-    BLOCK_SIZE,
-    DIGEST_SIZE,
-    Digester,
-    ObjectDigests,
-    count_blocks,
-    touched_blocks,
-)
-from ...threads import DISK_THREADS, run_in_thread
-from ..base import (
-    Backend,
-    BackendError,
-    Published,
-    Staging,
-    StoredObject,
-    Verification,
-    describe_mismatch,
-)
-from .catalog import Catalog, Row, Stored
-from .errors import describe, is_full, leaves_no_doubt, translated
-from .reading import FilesystemObject, digest_file
-from .root import CATALOG_NAME, Root, StagedFile, stamp_of
+from ...config import FilesystemConfig
+from ...digests import BLOCK_SIZE, DIGEST_SIZE, Digester, count_blocks, touched_blocks
+from ...threads import run_in_thread
+from ..base import Backend, BackendError, Staging, StoredObject, Verification
+from ..maintenance import Maintained, QuarantinedCopy, ScrubStatus
+from . import changes
+from .errors import is_full
+from .publishing import FilesystemStaging
+from .reading import FilesystemObject, SmallObject
+from .root import CATALOG_NAME, stamp_of
+from .rows import Quarantined, Row
+from .scrub import Scrub
+from .status import moment, status_of
+from .store import Store
+from .verifying import Copy, open_copy, verify
+from .writer import Change
 
-T = TypeVar("T")
+#: The BLAKE3 value of no bytes, against which there is nothing to read.
+_EMPTY: Final = Digester().finish().blake3
 
-#: A week, the pace of a scrub that operators of large stores are used to.
-MAX_VERIFY_AGE_S: Final = 7 * 86_400.0
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
 
-class FilesystemBackend(Backend):
+class FilesystemBackend(Backend, Maintained):
     """Objects under one directory of a local filesystem.
 
     Args:
         backend_id: The id that calls name it by.
-        path: The directory; made when it is missing.
-        max_verify_age_s: Seconds for which bytes that were seen to be right, by an ingest or
-            a verify, are believed to be so without looking.
+        config: Where it is, and what its operator chose.
     """
 
-    def __init__(
-        self, backend_id: str, path: str, *, max_verify_age_s: float = MAX_VERIFY_AGE_S
-    ) -> None:
+    def __init__(self, backend_id: str, config: FilesystemConfig) -> None:
         super().__init__(backend_id)
-        self._path = path
-        self._max_verify_age_s = max_verify_age_s
-        self._limiter = trio.CapacityLimiter(DISK_THREADS)
-        self._read_only_reason: str | None = None
+        self._store = Store(backend_id, config)
+        self._scrub = Scrub(self._store)
+        self._has_given_reserve = False
 
     async def open(self) -> None:
+        path = self._store.config.root
         try:
-            await run_in_thread(self._open, self._limiter)
+            await run_in_thread(self._store.open, self._store.limiter)
         except OSError as exc:
-            raise BackendError(f"store {self._path} cannot be opened: {exc}") from exc
+            raise BackendError(f"store {path} cannot be opened: {exc}") from exc
         except sqlite3.Error as exc:
             raise BackendError(
-                f"catalog {self._path}/{CATALOG_NAME} cannot be opened: {exc}"
+                f"catalog {path}/{CATALOG_NAME} cannot be opened: {exc}: "
+                "dataplaned fsck says what can be done"
             ) from exc
 
     async def aclose(self) -> None:
-        await run_in_thread(self._close, self._limiter)
+        await run_in_thread(self._store.close, self._store.limiter)
 
     async def sweep(self) -> None:
-        swept = await self._run(self._root.sweep_staging)
-        for shard in self._root.shards():
-            swept += await self._run(
-                functools.partial(self._root.sweep_shard, shard, self._catalog.names_file)
-            )
+        root, catalog = self._store.root, self._store.catalog
+        swept = await self._store.run(root.sweep_staging)
+        for shard in root.shards():
+            sweep = functools.partial(root.sweep_shard, shard, catalog.names_file)
+            swept += await self._store.run(sweep)
         _log.info("swept", backend=self.backend_id, files=swept)
 
-    async def stage(self, size_hint: int | None) -> Staging:  # noqa: ARG002
-        self._require_writable()
-        return _FilesystemStaging(self)
+    async def scrub(self) -> None:
+        await self._scrub.run()
+
+    async def stage(self, size_hint: int | None) -> Staging:
+        self._store.require_writable()
+        self._store.note_call()
+        staging = FilesystemStaging(self._store, size_hint)
+        try:
+            await staging.prepare()
+        except BaseException:
+            await staging.abort()
+            raise
+        return staging
 
     async def open_object(
         self, digest: Digest, byte_range: tuple[int, int] | None = None
     ) -> StoredObject:
-        return await self._run(lambda: self._open_object(digest, byte_range))
+        self._store.note_call()
+        copy, digests = await self._store.run(lambda: self._open(digest, byte_range))
+        row = copy.row
+        if copy.trouble is not None:
+            if copy.fd is not None:
+                os.close(copy.fd)
+            await self._store.mark_rotten(row, copy.trouble)
+            raise ObjectCorruptError(f"object {digest} {copy.trouble}")
+
+        async def note_damage(reason: str) -> None:
+            await self._store.mark_rotten(row, reason)
+
+        if copy.fd is None:
+            return SmallObject(
+                status_of(row), byte_range, copy.content, digest=digests, on_damage=note_damage
+            )
+        status = os.fstat(copy.fd)
+        is_unchanged = stamp_of(status) == row.stamp and status.st_size == row.size
+        is_fresh = self._store.is_recent(row) and is_unchanged
+        return FilesystemObject(
+            status_of(row),
+            byte_range,
+            copy.fd,
+            digests=digests,
+            is_fresh=is_fresh,
+            on_read=self._store.note_call,
+            on_damage=note_damage,
+            limiter=self._store.limiter,
+        )
 
     async def verify(self, digest: Digest) -> Verification:
-        row, fd = await self._run(lambda: self._open_file(digest))
-        # Before the first byte is read: a change during the verify must not pass for verified.
-        stamp = "" if fd is None else stamp_of(os.fstat(fd))
-        actual, trouble = await self._digest(fd)
-        expected = await self._run(lambda: self._expected(row))
-        mismatch = trouble or describe_mismatch(expected, actual)
-        if mismatch is None:
-            await self._run(lambda: self._note(lambda: self._catalog.mark_good(row, stamp)))
-        else:
-            await self._run(lambda: self._mark_rotten(row))
-        return Verification(actual=actual, mismatch=mismatch)
+        return await verify(self._store, digest)
 
     async def delete(self, digest: Digest, if_generation: int | None) -> bool:
-        self._require_writable()
-        # A thread that has begun is waited for, cancelled or not: the outcome is known.
-        return await self._run(lambda: self._delete(digest, if_generation))
+        self._store.require_writable()
+        self._store.note_call()
+        with self._store.translated():
+            removed = await self._remove(
+                lambda connection: changes.remove(connection, digest, if_generation)
+            )
+        return removed is not None
 
     async def stat(self, digests: Sequence[Digest]) -> tuple[ObjectStatus, ...]:
-        rows = await self._run(lambda: [self._catalog.find(digest) for digest in digests])
-        return tuple(_status(row) for row in rows if row is not None)
+        find = self._store.catalog.find
+        rows = await self._store.run(lambda: [find(digest) for digest in digests])
+        return tuple(status_of(row) for row in rows if row is not None)
 
     async def list_page(self, after: Digest | None, limit: int) -> ObjectPage:
         start = b"" if after is None else bytes.fromhex(after.hex)
-        rows = await self._run(lambda: self._catalog.page(start, limit + 1))
+        rows = await self._store.run(lambda: self._store.catalog.page(start, limit + 1))
         return ObjectPage(
-            objects=tuple(_status(row) for row in rows[:limit]), more=len(rows) > limit
+            objects=tuple(status_of(row) for row in rows[:limit]), more=len(rows) > limit
         )
 
     async def health(self) -> BackendStatus:
+        root, catalog = self._store.root, self._store.catalog
         try:
-            (free, total), count = await self._run(
-                lambda: (self._root.probe(), self._catalog.object_count())
+            (free, total), (count, _) = await self._store.run(
+                lambda: (root.probe(), catalog.totals())
             )
         except NoSpaceError as exc:
             return self._unwell(BackendState.DEGRADED, exc.message)
         except DataPlaneError as exc:
             return self._unwell(BackendState.DOWN, exc.message)
-        reason = self._read_only_reason
+        reason = self._store.read_only_reason
+        if reason is None and free < root.min_free_bytes:
+            reason = f"{free} bytes are free, {root.min_free_bytes} stay free"
         return BackendStatus(
             backend_id=self.backend_id,
             state=BackendState.OK if reason is None else BackendState.DEGRADED,
@@ -169,242 +184,131 @@ class FilesystemBackend(Backend):
             message=reason,
         )
 
+    # Maintenance.
+
+    async def scrub_status(self) -> ScrubStatus:
+        return await self._scrub.status()
+
+    async def start_scrub(self) -> None:
+        await self._scrub.start()
+
+    async def pause_scrub(self) -> None:
+        await self._scrub.pause()
+
+    async def list_quarantined(self, after: int, limit: int) -> Sequence[QuarantinedCopy]:
+        entries = await self._store.run(lambda: self._store.catalog.quarantined(after, limit))
+        return await self._store.run(lambda: list(map(self._describe, entries)))
+
+    async def restore(self, number: int) -> Verification:
+        entry = await self._store.run(lambda: self._entry(number))
+        row = await self._store.run(lambda: self._store.find(entry.digest))
+        if not (row.is_rotten and entry.is_copy_of(row)):
+            raise ConflictError(f"object {entry.digest} has another copy by now")
+        return await verify(self._store, entry.digest)
+
+    async def purge(self, number: int) -> None:
+        self._store.require_writable()
+        with self._store.translated():
+            removed = await self._remove(lambda connection: changes.purge(connection, number))
+        if removed is None:
+            raise ObjectNotFoundError(f"no copy {number} in quarantine")
+
+    async def back_up(self) -> str:
+        self._store.require_writable()
+        return await self._store.run(self._back_up)
+
     def _unwell(self, state: BackendState, message: str) -> BackendStatus:
         return BackendStatus(
             backend_id=self.backend_id, state=state, writable=False, message=message
         )
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run something in this backend's threads, its errors turned into the contract's."""
-        return await self._run(function)
-
-    def stage_file(self) -> StagedFile:
-        """Open a file in the staging. Blocks."""
-        return self._root.stage()
-
-    def publish(self, staged: StagedFile, digests: ObjectDigests) -> Published:
-        """Publish a staged file; see the module. Blocks."""
-        self._require_writable()
-        present = self._catalog.find(digests.named(BLAKE3))
-        is_trusted = present is not None and self._is_trusted(present)
-        if present is not None and is_trusted:
-            renewed = self._commit(lambda: self._catalog.renew(present))
-            if renewed is not None:
-                staged.discard()
-                return _published(renewed, IngestOutcome.EXISTED)
-        file = self._name_durably(staged, digests)
-        replaces = None if is_trusted else present
-        stored = self._store(digests, file, replaces)
-        if stored.garbage is not None:
-            self._root.remove_file(stored.garbage)
-        if stored.is_new:
-            return _published(stored.row, IngestOutcome.CREATED)
-        is_healed = stored.row.file == file
-        return _published(stored.row, IngestOutcome.HEALED if is_healed else IngestOutcome.EXISTED)
+    async def _remove(self, change: Change[changes.Removed | None]) -> changes.Removed | None:
+        """Commit a removal, on a full disk too, and then unlink what it leaves."""
+        try:
+            removed = await self._store.commit(change)
+        except (NoSpaceError, sqlite3.Error) as exc:
+            if isinstance(exc, sqlite3.Error) and not is_full(exc):
+                raise
+            await self._store.run(self._store.root.give_reserve)
+            self._has_given_reserve = True
+            # The WAL grows with every delete; what was freed so far is used again after this.
+            await self._store.run(self._store.catalog.fold)
+            removed = await self._store.commit(change)
+        # Shielded: the sweep leaves this run's files alone, so that nobody else removes them.
+        with trio.CancelScope(shield=True):
+            if removed is not None and removed.garbage:
+                await self._store.run(lambda: self._store.root.remove_files(removed.garbage))
+            if self._has_given_reserve:
+                self._has_given_reserve = not await self._store.run(self._store.root.take_reserve)
+        return removed
 
     # What follows runs in worker threads.
 
-    def _open(self) -> None:
-        self._root = Root(self._path)
+    def _open(self, digest: Digest, byte_range: tuple[int, int] | None) -> tuple[Copy, bytes]:
+        """Open a copy, with the digests of the blocks that a range touches."""
+        copy = open_copy(self._store, digest)
         try:
-            self._catalog = Catalog(self._root.catalog_path)
-            self._root.sync()  # the catalog's own name
-            self._root.take_reserve()
+            self._refuse_rotten(copy.row)
+            if copy.trouble is None:
+                copy = dataclasses.replace(copy, trouble=self._contradiction(copy.row))
+            if copy.trouble is not None:
+                return copy, b""
+            return copy, self._block_digests(copy.row, byte_range)
         except BaseException:
-            self._root.close()
+            if copy.fd is not None:
+                os.close(copy.fd)
             raise
 
-    def _close(self) -> None:
-        self._catalog.close()
-        self._root.close()
+    def _refuse_rotten(self, row: Row) -> None:
+        if self._store.is_rotten(row):
+            raise ObjectCorruptError(f"object {row.digest} is quarantined")
 
-    def _name_durably(self, staged: StagedFile, digests: ObjectDigests) -> str:
-        try:
-            return staged.publish(digests.blake3)
-        except OSError as exc:
-            self._doubt(exc, "an object's file could not be synced")
-            raise
+    def _contradiction(self, row: Row) -> str | None:
+        """Say what contradicts the size in the catalog, which no digest vouches for."""
+        if row.size == 0:
+            return None if row.blake3 == _EMPTY else "size is 0 bytes, which its name is not of"
+        if row.file is None:
+            return None
+        count = self._store.catalog.count_block_digests(row.blake3)
+        expected = count_blocks(row.size) if row.size > BLOCK_SIZE else 0
+        if count == expected:
+            return None
+        self._store.find(row.digest)  # a delete took them
+        return f"has {count} block digests, must have {expected}"
 
-    def _store(self, digests: ObjectDigests, file: str, replaces: Row | None) -> Stored:
-        stamp = self._root.stamp(file) or ""
-        try:
-            return self._commit(lambda: self._catalog.store(digests, file, replaces, stamp=stamp))
-        except sqlite3.Error as exc:
-            if leaves_no_doubt(exc):
-                # No row will ever name it, and the sweep leaves this run's files alone.
-                self._root.remove_file(file)
-            raise
-
-    def _delete(self, digest: Digest, if_generation: int | None) -> bool:
-        try:
-            row = self._commit(lambda: self._catalog.remove(digest, if_generation))
-        except sqlite3.Error as exc:
-            if not is_full(exc):
-                raise
-            self._root.give_reserve()
-            row = self._commit(lambda: self._catalog.remove(digest, if_generation))
-        if row is not None:
-            self._root.remove_file(row.file)
-        self._root.take_reserve()
-        return row is not None
-
-    def _commit(self, change: Callable[[], T]) -> T:
-        try:
-            return change()
-        except sqlite3.Error as exc:
-            self._doubt(exc, "the catalog could not commit")
-            raise
-
-    def _doubt(self, exc: OSError | sqlite3.Error, reason: str) -> None:
-        """Take no more writes: what is on disk is unknown until the store is opened again."""
-        if not leaves_no_doubt(exc) and self._read_only_reason is None:
-            self._read_only_reason = f"read-only since {reason}: {describe(exc)}"
-            _log.error("read_only", backend=self.backend_id, reason=self._read_only_reason)
-
-    def _is_trusted(self, row: Row) -> bool:
-        return not row.is_rotten and self._root.stamp(row.file) == row.stamp
-
-    def _find(self, digest: Digest) -> Row:
-        row = self._catalog.find(digest)
-        if row is None:
-            raise ObjectNotFoundError(f"no object {digest}")
-        return row
-
-    def _open_object(self, digest: Digest, byte_range: tuple[int, int] | None) -> FilesystemObject:
-        row, fd = self._open_file(digest)
-        if fd is None:
-            self._mark_rotten(row)
-            raise ObjectCorruptError(f"object {digest} has lost its file")
-        try:
-            return self._reader(row, fd, byte_range)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def _reader(self, row: Row, fd: int, byte_range: tuple[int, int] | None) -> FilesystemObject:
-        status = _status(row)
-        if row.is_rotten:
-            raise ObjectCorruptError(f"object {status.content_address} is quarantined")
+    def _block_digests(self, row: Row, byte_range: tuple[int, int] | None) -> bytes:
         first, count = touched_blocks(*resolve_range(byte_range, row.size))
-        digests = self._block_digests(row, first, count)
-        if len(digests) < count * DIGEST_SIZE:
-            self._find(status.sha256_digest)  # a delete took them; otherwise reading will tell
-        return FilesystemObject(
-            status,
-            byte_range,
-            fd,
-            digests=digests,
-            is_fresh=self._is_fresh(row, fd),
-            on_damage=functools.partial(self._mark_rotten, row),
-            limiter=self._limiter,
-        )
-
-    def _is_fresh(self, row: Row, fd: int) -> bool:
-        age_ms = time.time_ns() // 1_000_000 - row.verified_at_ms
-        is_recent = 0 <= age_ms < self._max_verify_age_s * 1000
-        return is_recent and stamp_of(os.fstat(fd)) == row.stamp
-
-    def _open_file(self, digest: Digest) -> tuple[Row, int | None]:
-        """Find an object and open its file; `None` when the file is gone."""
-        row = self._find(digest)
-        while True:
-            try:
-                return row, self._root.open_file(row.file)
-            except FileNotFoundError:
-                # Deleted or healed between the row and the file, or really gone.
-                previous, row = row, self._find(digest)
-                if row.file == previous.file:
-                    return row, None
-
-    def _block_digests(self, row: Row, first: int, count: int) -> bytes:
         if row.size <= BLOCK_SIZE:
-            return row.blake3
-        return self._catalog.block_digests(row.blake3, first, count)
+            return row.blake3 if row.size else b""
+        digests = self._store.catalog.block_digests(row.blake3, first, count)
+        if len(digests) < count * DIGEST_SIZE:
+            self._store.find(row.digest)  # a delete took them; otherwise reading will tell
+        return digests
 
-    def _expected(self, row: Row) -> ObjectDigests:
-        count = count_blocks(row.size)
-        blocks = self._block_digests(row, 0, count) if count > 1 else b""
-        return ObjectDigests(blake3=row.blake3, sha256=row.sha256, size=row.size, blocks=blocks)
+    def _entry(self, number: int) -> Quarantined:
+        entries = self._store.catalog.quarantined(number - 1, 1)
+        if not entries or entries[0].number != number:
+            raise ObjectNotFoundError(f"no copy {number} in quarantine")
+        return entries[0]
 
-    def _mark_rotten(self, row: Row) -> None:
-        _log.error("rotten", backend=self.backend_id, object=f"{BLAKE3}:{row.blake3.hex()}")
-        self._note(lambda: self._catalog.mark_rotten(row))
-
-    def _note(self, change: Callable[[], None]) -> None:
-        """Note what reading has shown. A catalog that cannot must not hide what was found."""
-        with contextlib.suppress(sqlite3.Error):
-            self._commit(change)
-
-    # Back on the event loop.
-
-    async def _digest(self, fd: int | None) -> tuple[ObjectDigests, str | None]:
-        if fd is None:
-            return Digester().finish(), "file is missing"
-        try:
-            with translated(self.backend_id):
-                return await digest_file(fd, self._limiter)
-        finally:
-            os.close(fd)
-
-    def _require_writable(self) -> None:
-        if self._read_only_reason is not None:
-            raise UnavailableError(
-                f"backend {self.backend_id} is {self._read_only_reason}", retry=False
-            )
-
-    async def _run(self, function: Callable[[], T]) -> T:
-        with translated(self.backend_id):
-            return await run_in_thread(function, self._limiter)
-
-
-class _FilesystemStaging(Staging):
-    """One ingest. The file is made with the first bytes, or at the end of an empty object."""
-
-    def __init__(self, backend: FilesystemBackend) -> None:
-        self._backend = backend
-        self._file: StagedFile | None = None
-
-    async def write(self, pieces: Sequence[bytes]) -> None:
-        await self._backend.run(lambda: self._ensure_file().write(pieces))
-
-    async def publish(self, digests: ObjectDigests) -> Published:
-        # One call in one thread, and a thread that has begun is waited for: a cancellation
-        # between the fsync and the commit would leave the outcome unknown.
-        published = await self._backend.run(
-            lambda: self._backend.publish(self._ensure_file(), digests)
+    def _describe(self, entry: Quarantined) -> QuarantinedCopy:
+        row = self._store.catalog.find(entry.digest)
+        return QuarantinedCopy(
+            number=entry.number,
+            content_address=ContentAddress.from_digest(entry.digest),
+            size_bytes=entry.size,
+            reason=entry.reason,
+            found_at=moment(entry.found_at_ms),
+            is_only_copy=row is not None and bool(row.is_rotten) and entry.is_copy_of(row),
         )
-        self._file = None
-        return published
 
-    async def abort(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with trio.CancelScope(shield=True):
-                await self._backend.run(file.discard)
-
-    def _ensure_file(self) -> StagedFile:
-        if self._file is None:
-            self._file = self._backend.stage_file()
-        return self._file
-
-
-def _status(row: Row) -> ObjectStatus:
-    return ObjectStatus(
-        content_address=ContentAddress(f"{BLAKE3}:{row.blake3.hex()}"),
-        size_bytes=row.size,
-        sha256_digest=Digest(SHA256, row.sha256.hex()),
-        generation=row.generation,
-        stored_at=_moment(row.stored_at_ms),
-        verified_at=_moment(row.verified_at_ms),
-        state=ObjectState.QUARANTINED if row.is_rotten else ObjectState.OK,
-    )
-
-
-def _published(row: Row, outcome: IngestOutcome) -> Published:
-    return Published(
-        outcome=outcome, generation=row.generation, stored_at=_moment(row.stored_at_ms)
-    )
-
-
-def _moment(milliseconds: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=milliseconds)
+    def _back_up(self) -> str:
+        root = self._store.root
+        name = root.new_name()
+        try:
+            self._store.catalog.backup(root.staged_path(name))
+            root.adopt_backup(name)
+        except BaseException:
+            root.discard_staged(name)
+            raise
+        return root.backup_path

@@ -1,160 +1,154 @@
 """The catalog: an object exists when, and only when, its row is committed here.
 
-SQLite in WAL mode with `synchronous=FULL`: a commit is on disk before it returns and before
-any other connection sees it. What a killed process left in the WAL is different: it is seen
-on opening without being durable, so opening checkpoints first.
-
-Everything here blocks and is called from worker threads. One connection writes and one reads,
-each under a lock; statements take microseconds but for the commit.
+One thread writes (writer.py), in groups. Reading goes over a connection of its own, under a
+lock, from whatever worker thread asks; statements take microseconds. A third connection reads
+past every cache, for verifying.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
-import time
-from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from dataplane_protocol import SHA256, ConflictError, Digest
+import trio
 
-from ...digests import DIGEST_SIZE, ObjectDigests
-from ..base import BackendError
+from dataplane_protocol import Digest
 
-#: `PRAGMA application_id` of a catalog: "dpcl". `file(1)` and a wrong path show it.
-_APPLICATION_ID: Final = 0x6470636C
+from ...digests import DIGEST_SIZE
+from . import changes, schema
+from .rows import COLUMNS, Quarantined, Row, key_of, value_of
+from .writer import Change, Writer
 
-#: `PRAGMA user_version`: the format. A newer one is refused.
-_FORMAT: Final = 1
+T = TypeVar("T")
 
-#: Block digests in one row: 128 KiB of them, for 256 MiB of object.
-_BLOCKS_PER_ROW: Final = 4096
+#: Bytes of pages that the writing connection may hold: the upper levels of both digest trees
+#: of some ten million objects, and the leaves that a group touches.
+_WRITER_CACHE: Final = 64 * 1024 * 1024
+_READER_CACHE: Final = 16 * 1024 * 1024
 
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE objects (
-    blake3         BLOB PRIMARY KEY CHECK (length(blake3) = {DIGEST_SIZE}),
-    sha256         BLOB NOT NULL UNIQUE CHECK (length(sha256) = {DIGEST_SIZE}),
-    size           INTEGER NOT NULL CHECK (size >= 0),
-    file           TEXT NOT NULL,
-    generation     INTEGER NOT NULL,
-    stored_at_ms   INTEGER NOT NULL,
-    verified_at_ms INTEGER NOT NULL,
-    stamp          TEXT NOT NULL,
-    is_rotten      INTEGER NOT NULL DEFAULT 0 CHECK (is_rotten IN (0, 1))
-) WITHOUT ROWID;
-CREATE TABLE blocks (
-    blake3  BLOB NOT NULL,
-    first   INTEGER NOT NULL,
-    digests BLOB NOT NULL,
-    PRIMARY KEY (blake3, first)
-);
-CREATE TABLE totals (
-    only_row   INTEGER PRIMARY KEY CHECK (only_row = 1),
-    generation INTEGER NOT NULL,
-    objects    INTEGER NOT NULL,
-    bytes      INTEGER NOT NULL
-);
-INSERT INTO totals VALUES (1, 0, 0, 0);
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_FORMAT};
-COMMIT;
-"""
-
-_COLUMNS: Final = (
-    "blake3, sha256, size, file, generation, stored_at_ms, verified_at_ms, stamp, is_rotten"
-)
+#: Instructions of SQLite between two looks whether a check of the catalog was cancelled.
+_CHECK_STEP: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One object, as the catalog has it.
+class ScrubRecord:
+    """What the catalog keeps of the scrub beside the time of each verification.
 
     Attributes:
-        file: The name of its file in its shard.
-        verified_at_ms: When the bytes of this file were last seen to be right.
-        stamp: What `Root.stamp` said of the file then.
-        is_rotten: Whether they were seen to be wrong since.
+        is_paused: Whether an operator has paused it.
+        asked_at_ms: When one last asked for everything to be verified.
+        catalog_checked_at_ms: When the catalog itself was last checked.
     """
 
-    blake3: bytes
-    sha256: bytes
-    size: int
-    file: str
-    generation: int
-    stored_at_ms: int
-    verified_at_ms: int
-    stamp: str
-    is_rotten: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """How `Catalog.store` ended.
-
-    Attributes:
-        row: The object's row now.
-        is_new: Whether there was no row before.
-        garbage: A file that no row names any more, or never did: the caller removes it.
-    """
-
-    row: Row
-    is_new: bool
-    garbage: str | None
+    is_paused: int
+    asked_at_ms: int
+    catalog_checked_at_ms: int
 
 
 class Catalog:
-    """The open catalog of one store.
+    """The open catalog of one store. Everything here blocks but `commit`.
+
+    Args:
+        path: The file, made when it is missing.
+        run: Names this opening of the store.
+        last_run: The last opening that the store knows of; empty if it knows none.
 
     Raises:
-        BackendError: The file is no catalog, or of a newer format.
+        BackendError: The file is no catalog, of another format, or not this store's latest.
         sqlite3.Error: It cannot be read or written. After a failed commit the outcome is
             unknown until the catalog is opened again.
     """
 
-    def __init__(self, path: str) -> None:
-        self._writer = _connect(path)
-        self._reader: sqlite3.Connection | None = None
-        try:
-            _prepare(self._writer, path)
-            self._reader = _connect(path)
-            self._reader.execute("PRAGMA query_only = ON")
-        except BaseException:
-            self.close()
-            raise
-        self._write_lock = threading.Lock()
+    def __init__(self, path: str, *, run: str, last_run: str) -> None:
+        self.path = path
+        self._connections: list[sqlite3.Connection] = []
+        self._fds: list[int] = []
         self._read_lock = threading.Lock()
+        self._disk_lock = threading.Lock()
+        writing = self._connect(_WRITER_CACHE)
+        try:
+            schema.prepare(writing, path, last_run)
+            schema.begin_run(writing, path, run, last_run)
+            self._reading = self._connect(_READER_CACHE)
+            self._reading.execute("PRAGMA query_only = ON")
+            self._disk = self._connect(0)
+            self._disk.execute("PRAGMA query_only = ON")
+            # Closed after every connection: close(2) of any descriptor of the file would take
+            # SQLite's locks away (fcntl(2)).
+            for end in ("", "-wal"):
+                self._fds.append(os.open(path + end, os.O_RDONLY | os.O_CLOEXEC))
+        except BaseException:
+            self._close()
+            raise
+        self._writer = Writer(writing)
 
     def close(self) -> None:
-        """Close both connections. SQLite folds the WAL into the file as the last one goes."""
-        if self._reader is not None:
-            self._reader.close()
+        """Commit what was submitted and close. SQLite folds the WAL into the file."""
         self._writer.close()
+        self._close()
+
+    def commit(self, change: Change[T]) -> "Future[T]":
+        """Have a change committed with whatever else is waiting; see `Writer.submit`."""
+        return self._writer.submit(change)
 
     def find(self, digest: Digest) -> Row | None:
         """Look an object up by either digest."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM objects WHERE {_key(digest)}", _value(digest))
+        rows = self._read(f"SELECT {COLUMNS} FROM objects WHERE {key_of(digest)}", value_of(digest))
         return Row(*rows[0]) if rows else None
 
     def page(self, after: bytes, limit: int) -> list[Row]:
         """Give at most `limit` rows in order of BLAKE3, after a value; `b""` starts."""
         rows = self._read(
-            f"SELECT {_COLUMNS} FROM objects WHERE blake3 > ? ORDER BY blake3 LIMIT ?",
+            f"SELECT {COLUMNS} FROM objects WHERE blake3 > ? ORDER BY blake3 LIMIT ?",
             after,
             limit,
         )
         return [Row(*row) for row in rows]
 
+    def content(self, row: Row, *, from_disk: bool = False) -> bytes | None:
+        """Give the bytes of an object that has no file; `None` if this copy is gone.
+
+        Args:
+            row: The object.
+            from_disk: Whether to read past every cache, once `forget_cached` was called.
+        """
+        # One flipped bit makes text of a blob.
+        statement = "SELECT CAST(bytes AS BLOB) FROM contents WHERE id = ?"
+        if from_disk:
+            with self._disk_lock:
+                found = self._disk.execute(statement, (row.content,)).fetchall()
+        else:
+            found = self._read(statement, row.content)
+        return found[0][0] if found else None
+
+    def forget_cached(self) -> None:
+        """Have `content` find the disk and no cache below it, from here on.
+
+        The catalog leaves the kernel's page cache as a whole: where in it an object's bytes
+        are, SQLite does not tell.
+        """
+        with self._disk_lock:
+            self._disk.execute("PRAGMA shrink_memory")
+        for fd in self._fds:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def names_file(self, file: str) -> bool:
         """Whether a row names this file."""
         blake3 = bytes.fromhex(file.partition(".")[0])
-        return bool(self._read("SELECT 1 FROM objects WHERE blake3 = ? AND file = ?", blake3, file))
+        return bool(
+            self._read("SELECT 1 FROM objects WHERE blake3 = ? AND file = ?", blake3, file)
+            or self._read("SELECT 1 FROM quarantine WHERE file = ?", file)
+        )
 
     def block_digests(self, blake3: bytes, first: int, count: int) -> bytes:
         """Give the digests of at most `count` blocks from the index `first` on."""
-        start = first // _BLOCKS_PER_ROW * _BLOCKS_PER_ROW
+        start = first // changes.BLOCKS_PER_ROW * changes.BLOCKS_PER_ROW
         rows = self._read(
-            "SELECT digests FROM blocks WHERE blake3 = ? AND first BETWEEN ? AND ? ORDER BY first",
+            "SELECT CAST(digests AS BLOB) FROM blocks "
+            "WHERE blake3 = ? AND first BETWEEN ? AND ? ORDER BY first",
             blake3,
             start,
             first + count - 1,
@@ -162,209 +156,118 @@ class Catalog:
         digests = b"".join(row[0] for row in rows)
         return digests[(first - start) * DIGEST_SIZE :][: count * DIGEST_SIZE]
 
-    def object_count(self) -> int:
-        """Give the number of objects, without counting them."""
-        return int(self._read("SELECT objects FROM totals")[0][0])
+    def count_block_digests(self, blake3: bytes) -> int:
+        """Give the number of an object's block digests."""
+        ((size,),) = self._read(
+            # The length of a blob is known without reading it; that of text is in characters.
+            "SELECT coalesce(sum(CASE typeof(digests) WHEN 'blob' THEN length(digests) "
+            "ELSE length(CAST(digests AS BLOB)) END), 0) FROM blocks WHERE blake3 = ?",
+            blake3,
+        )
+        return int(size) // DIGEST_SIZE
 
-    def renew(self, row: Row) -> Row | None:
-        """Give an object that an ingest found present a new generation.
+    def totals(self) -> tuple[int, int]:
+        """Give the number of objects and of their bytes, without counting them."""
+        ((objects, size),) = self._read("SELECT objects, bytes FROM store")
+        return int(objects), int(size)
+
+    def due(self, before_ms: int, limit: int, skip: int = 0) -> list[Row]:
+        """Give objects that were last seen to be right before a time, the longest ago first."""
+        rows = self._read(
+            f"SELECT {COLUMNS} FROM objects WHERE verified_at_ms < ? AND is_rotten = 0 "
+            "ORDER BY verified_at_ms LIMIT ? OFFSET ?",
+            before_ms,
+            limit,
+            skip,
+        )
+        return [Row(*row) for row in rows]
+
+    def due_totals(self, before_ms: int) -> tuple[int, int, int | None]:
+        """Give the number and bytes of what `due` would give, and the oldest verification."""
+        ((objects, size, oldest),) = self._read(
+            "SELECT count(*), coalesce(sum(size), 0), min(verified_at_ms) FROM objects "
+            "WHERE verified_at_ms < ? AND is_rotten = 0",
+            before_ms,
+        )
+        return int(objects), int(size), oldest
+
+    def scrub_record(self) -> ScrubRecord:
+        """Give what is kept of the scrub."""
+        (record,) = self._read(
+            "SELECT is_scrub_paused, scrub_asked_at_ms, catalog_checked_at_ms FROM store"
+        )
+        return ScrubRecord(*record)
+
+    def quarantined(self, after: int, limit: int) -> list[Quarantined]:
+        """Give at most `limit` copies in quarantine, in the order in which they came there."""
+        rows = self._read(
+            f"SELECT {Quarantined.COLUMNS} FROM quarantine WHERE id > ? ORDER BY id LIMIT ?",
+            after,
+            limit,
+        )
+        return [Quarantined(*row) for row in rows]
+
+    def quarantined_count(self) -> int:
+        """Give the number of copies in quarantine."""
+        return int(self._read("SELECT count(*) FROM quarantine")[0][0])
+
+    def fold(self) -> None:
+        """Fold the WAL into the file, as far as there is room, so that it starts anew."""
+        connection = schema.connect(self.path)
+        try:
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+
+    def check(self) -> str | None:
+        """Have SQLite check the whole file.
+
+        Called in a thread of trio's, whose cancellation ends it.
 
         Returns:
-            The row as it is now, or `None` when it is not there any more as `row` has it.
+            What is wrong first, or `None`.
         """
-        with self._transaction() as connection:
-            generation = _next_generation(connection)
-            renewed = connection.execute(
-                "UPDATE objects SET generation = ?, stored_at_ms = ? "
-                "WHERE blake3 = ? AND file = ? AND is_rotten = 0 "
-                f"RETURNING {_COLUMNS}",
-                (generation, _now_ms(), row.blake3, row.file),
-            ).fetchall()
-        return Row(*renewed[0]) if renewed else None
+        connection = schema.connect(self.path)
+        try:
+            connection.set_progress_handler(trio.from_thread.check_cancelled, _CHECK_STEP)
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.DatabaseError as exc:
+            trio.from_thread.check_cancelled()
+            return str(exc)
+        finally:
+            connection.close()
+        return None if found == "ok" else str(found)
 
-    def store(
-        self, digests: ObjectDigests, file: str, replaces: Row | None, *, stamp: str
-    ) -> Stored:
-        """Commit the row of an object whose file is on disk, durably.
-
-        Args:
-            digests: What the object is.
-            file: The name of its file in its shard.
-            stamp: What `Root.stamp` says of the file.
-            replaces: The row whose file is not to be trusted, if there was one. A row that
-                came or changed meanwhile stands for fresh bytes and keeps its file, unless
-                it was found to be rotten since.
-        """
-        with self._transaction() as connection:
-            present = connection.execute(
-                f"SELECT {_COLUMNS} FROM objects WHERE blake3 = ?",
-                (digests.blake3,),
-            ).fetchone()
-            old = None if present is None else Row(*present)
-            keeps = (
-                old is not None
-                and not old.is_rotten
-                and (replaces is None or old.file != replaces.file)
-            )
-            now = _now_ms()
-            row = Row(
-                blake3=digests.blake3,
-                sha256=digests.sha256,
-                size=digests.size,
-                file=old.file if old is not None and keeps else file,
-                generation=_next_generation(connection),
-                stored_at_ms=now,
-                verified_at_ms=old.verified_at_ms if old is not None and keeps else now,
-                stamp=old.stamp if old is not None and keeps else stamp,
-                is_rotten=0,
-            )
-            _put_row(connection, row)
-            if not keeps:
-                _put_blocks(connection, digests)
-            if old is None:
-                _count(connection, objects=1, size=digests.size)
-        garbage = None if old is None else file if keeps else old.file
-        return Stored(row=row, is_new=old is None, garbage=garbage)
-
-    def remove(self, digest: Digest, if_generation: int | None) -> Row | None:
-        """Remove an object, durably. Returns its last row, or `None` when there was none.
+    def backup(self, path: str) -> None:
+        """Write the catalog as it is now to a new file. It is not synced.
 
         Raises:
-            ConflictError: Its generation is another.
+            sqlite3.Error: The file is there already, or cannot be written.
         """
-        with self._transaction() as connection:
-            present = connection.execute(
-                f"SELECT {_COLUMNS} FROM objects WHERE {_key(digest)}",
-                (_value(digest),),
-            ).fetchone()
-            if present is None:
-                return None
-            row = Row(*present)
-            if if_generation not in (None, row.generation):
-                raise ConflictError(
-                    f"object has generation {row.generation}, not {if_generation}",
-                    details={"generation": row.generation},
-                )
-            connection.execute("DELETE FROM objects WHERE blake3 = ?", (row.blake3,))
-            connection.execute("DELETE FROM blocks WHERE blake3 = ?", (row.blake3,))
-            _count(connection, objects=-1, size=-row.size)
-        return row
+        connection = schema.connect(self.path)
+        try:
+            connection.execute("VACUUM INTO ?", (path,))
+        finally:
+            connection.close()
+        copy = schema.connect(path)
+        try:
+            # So that no daemon takes it for the catalog: the sweep would remove what came since.
+            copy.execute("UPDATE store SET is_backup = 1")
+        finally:
+            copy.close()
 
-    def mark_good(self, row: Row, stamp: str) -> None:
-        """Note that an object's file was read and is right, if it is still its file."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE objects SET is_rotten = 0, verified_at_ms = ?, stamp = ? "
-                "WHERE blake3 = ? AND file = ?",
-                (_now_ms(), stamp, row.blake3, row.file),
-            )
+    def _connect(self, cache_size: int) -> sqlite3.Connection:
+        connection = schema.connect(self.path, cache_size=cache_size)
+        self._connections.append(connection)
+        return connection
 
-    def mark_rotten(self, row: Row) -> None:
-        """Note that an object's file was read and is wrong, if it is still its file."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE objects SET is_rotten = 1 WHERE blake3 = ? AND file = ?",
-                (row.blake3, row.file),
-            )
+    def _close(self) -> None:
+        for connection in reversed(self._connections):
+            connection.close()
+        for fd in self._fds:
+            os.close(fd)
 
     def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._read_lock:
-            assert self._reader is not None
-            return self._reader.execute(statement, values).fetchall()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection]:
-        with self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
-    )
-    connection.execute("PRAGMA trusted_schema = OFF")
-    # A page that the disk cannot read must be an error, not a SIGBUS.
-    connection.execute("PRAGMA mmap_size = 0")
-    # FULL syncs the WAL at every commit; NORMAL loses acknowledged rows on power loss.
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    # Before the first change: what is not ours stays as it is.
-    if tables and application_id != _APPLICATION_ID:
-        raise BackendError(f"{path} is not a catalog")
-    if tables and version != _FORMAT:
-        raise BackendError(f"{path} has format {version}, this version reads {_FORMAT}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
-    if not tables:
-        connection.executescript(_SCHEMA)
-    # Rows that a killed run left in the WAL can be read now but may not be on disk; answering
-    # from them would acknowledge what a power cut takes back.
-    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        raise BackendError(f"{path} is in use by another process")
-
-
-def _key(digest: Digest) -> str:
-    return "sha256 = ?" if digest.algorithm == SHA256 else "blake3 = ?"
-
-
-def _value(digest: Digest) -> bytes:
-    return bytes.fromhex(digest.hex)
-
-
-def _next_generation(connection: sqlite3.Connection) -> int:
-    (generation,) = connection.execute(
-        "UPDATE totals SET generation = generation + 1 RETURNING generation"
-    ).fetchone()
-    return int(generation)
-
-
-def _count(connection: sqlite3.Connection, *, objects: int, size: int) -> None:
-    connection.execute(
-        "UPDATE totals SET objects = objects + ?, bytes = bytes + ?", (objects, size)
-    )
-
-
-def _put_row(connection: sqlite3.Connection, row: Row) -> None:
-    connection.execute(
-        f"INSERT OR REPLACE INTO objects ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            row.blake3,
-            row.sha256,
-            row.size,
-            row.file,
-            row.generation,
-            row.stored_at_ms,
-            row.verified_at_ms,
-            row.stamp,
-            row.is_rotten,
-        ),
-    )
-
-
-def _put_blocks(connection: sqlite3.Connection, digests: ObjectDigests) -> None:
-    step = _BLOCKS_PER_ROW * DIGEST_SIZE
-    connection.executemany(
-        "INSERT OR REPLACE INTO blocks (blake3, first, digests) VALUES (?, ?, ?)",
-        (
-            (digests.blake3, offset // DIGEST_SIZE, digests.blocks[offset : offset + step])
-            for offset in range(0, len(digests.blocks), step)
-        ),
-    )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+            return self._reading.execute(statement, values).fetchall()

@@ -10,6 +10,26 @@ from dataplane_protocol import NoSpaceError, UnavailableError
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+#: What SQLite fails with before a change is committed. A frame of the WAL that could not be
+#: written has no valid checksum, and the next transaction starts where this one did.
+_BEFORE_COMMIT: Final = ("SQLITE_BUSY", "SQLITE_IOERR_READ", "SQLITE_IOERR_WRITE")
+
+#: What the disk or the filesystem fails with when it has lost something.
+_LOST: Final = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EILSEQ, errno.ENODATA)
+
+#: What SQLite fails with when a file is not, or no longer, what it should be. An error without
+#: a number is a text that is none.
+_DAMAGED: Final = (
+    "SQLITE_CORRUPT",
+    "SQLITE_NOTADB",
+    "SQLITE_FORMAT",
+    "SQLITE_ERROR",
+    "SQLITE_IOERR_READ",
+    "SQLITE_IOERR_SHORT_READ",
+    "SQLITE_IOERR_CORRUPTFS",
+    "OperationalError",
+)
+
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
@@ -37,11 +57,19 @@ def is_full(exc: OSError | sqlite3.Error) -> bool:
     return describe(exc) == "SQLITE_FULL"
 
 
+def is_damage(exc: OSError | sqlite3.Error) -> bool:
+    """Whether what was read is lost or damaged, and not only out of reach."""
+    if isinstance(exc, OSError):
+        return exc.errno in _LOST
+    return describe(exc).startswith(_DAMAGED)
+
+
 def leaves_no_doubt(exc: OSError | sqlite3.Error) -> bool:
     """Whether a publish or a commit that failed so is certain to have changed nothing."""
     if isinstance(exc, OSError):
         return is_full(exc) or exc.errno in _NO_DESCRIPTORS
-    return is_full(exc) or describe(exc) == "SQLITE_BUSY"
+    reason = describe(exc)
+    return is_full(exc) or reason in _BEFORE_COMMIT or reason.startswith("SQLITE_CONSTRAINT")
 
 
 def describe(exc: OSError | sqlite3.Error) -> str:

@@ -1,8 +1,10 @@
 """The directory of a store: layout, lock, durable names, and the sweep of what is left over.
 
     ROOT/
-        lock                     held with flock while the store is open
+        lock                     held with flock while the store is open; names the last run
         catalog.sqlite3          the truth; see catalog.py
+        catalog.sqlite3-damaged-N  what fsck set aside; see rebuilding.py
+        backup.sqlite3           the catalog as it was when an operator last asked for a copy
         reserve                  room that a delete on a full disk needs
         staging/RUN-N            bytes of an ingest that is not published
         objects/ab/BLAKE3.RUN-N  immutable bytes of one object, 0400
@@ -22,115 +24,115 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dataplane_protocol import NoSpaceError
+
 from ..base import BackendError
+from .errors import is_full
+from .staged import StagedFile
 
 CATALOG_NAME: Final = "catalog.sqlite3"
-_LOCK_NAME: Final = "lock"
+BACKUP_NAME: Final = "backup.sqlite3"
+
+#: A catalog that took the place of a damaged one, until it does; and the damaged one, numbered.
+NEXT_CATALOG_NAME: Final = f"{CATALOG_NAME}-new"
+DAMAGED_CATALOG_NAME: Final = f"{CATALOG_NAME}-damaged"
+
+LOCK_NAME: Final = "lock"
 _RESERVE: Final = "reserve"
-_STAGING: Final = "staging"
-_OBJECTS: Final = "objects"
-_SHARDS: Final = tuple(f"{shard:02x}" for shard in range(256))
+STAGING: Final = "staging"
+OBJECTS: Final = "objects"
+SHARDS: Final = tuple(f"{shard:02x}" for shard in range(256))
 
 #: What may be in the root of a store; a mounted volume brings the last one.
-_EXPECTED: Final = re.compile(
-    rf"{_LOCK_NAME}|{_RESERVE}|{_STAGING}|{_OBJECTS}|{CATALOG_NAME}(-\w+)?|lost\+found"
+EXPECTED: Final = re.compile(
+    rf"{LOCK_NAME}|{_RESERVE}|{STAGING}|{OBJECTS}|lost\+found"
+    rf"|({CATALOG_NAME}|{BACKUP_NAME})(-\w+)*"
 )
 
-_STAGED_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
-_OBJECT_FILE: Final = re.compile(rf"[0-9a-f]{{64}}\.({_STAGED_FILE.pattern})")
+OBJECT_FILE: Final = re.compile(r"[0-9a-f]{64}\.([0-9a-f]{16}-[0-9a-f]+)")
 
-#: Bytes that are set aside. A delete takes some ten pages of the catalog and its WAL.
-_RESERVE_SIZE: Final = 1024 * 1024
+#: A backup that is being written is staged too, with SQLite's own files beside it.
+STAGED_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]+(-journal|-wal|-shm)?")
+
+#: What the lock says: the process that holds it and the run, padded, so that one write in
+#: place replaces it and a crash finds the old or the new.
+_LOCK_NOTE: Final = re.compile(rb" *(\d+) ([0-9a-f]{16})\n")
+
+#: Bytes that ingests leave free, for the catalog's own work.
+_MIN_FREE_BYTES: Final = 64 * 1024 * 1024
+
+#: Bytes that are set aside: deletes take some pages of the WAL each, and a WAL that was full
+#: of new objects must first be folded into the catalog.
+_RESERVE_SIZE: Final = 32 * 1024 * 1024
+_MIN_RESERVE_SIZE: Final = 1024 * 1024
+
+#: Of a small disk, the most that either of these takes is one part in so many.
+_SHARE: Final = 64
+
+#: Bytes that a disk has room for that is not full.
+_LITTLE: Final = 1024 * 1024
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class StagedFile:
-    """A file under `staging/` that is being written."""
+class NotAFileError(Exception):
+    """What has an object's name is no regular file."""
 
-    def __init__(self, root: "Root", name: str, fd: int) -> None:
-        self._root = root
-        self._name = name
-        self._fd = fd
 
-    def write(self, pieces: Sequence[bytes]) -> None:
-        """Append all of the bytes.
-
-        Raises:
-            OSError: As write(2).
-        """
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                # A write is short before it fails on a full disk or at a size limit; taking
-                # a short one for a whole one would publish a torn object.
-                view = view[os.write(self._fd, view) :]
-
-    def read_back(self, expected: bytes) -> None:
-        """Check that the file holds these bytes, on disk as far as the kernel can tell.
-
-        Raises:
-            OSError: It does not, or the disk fails.
-        """
-        os.fsync(self._fd)
-        if os.pread(self._fd, len(expected) + 1, 0) != expected:
-            raise OSError(errno.EIO, "read back other bytes than were written")
-
-    def publish(self, blake3: bytes) -> str:
-        """Give the file its place among the objects, durably, and return its new name.
-
-        Raises:
-            OSError: The bytes or the name may not be on disk. An fsync that failed must not
-                be tried again on this file: the kernel has forgotten which pages were lost.
-        """
-        os.fchmod(self._fd, 0o400)
-        os.fsync(self._fd)  # before it has a name: no crash may show a torn object
-        name = f"{blake3.hex()}.{self._name}"
-        self._root.adopt(self._name, name)
-        self._close()
-        return name
-
-    def discard(self) -> None:
-        """Remove the file. Does nothing once it was published or discarded."""
-        if self._fd >= 0:
-            self._close()
-            self._root.discard_staged(self._name)
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        # It was synced, or nobody wants it: there is nothing left that close(2) could lose.
-        with contextlib.suppress(OSError):
-            os.close(fd)
+class StoreInUseError(BackendError):
+    """Another process has the store open."""
 
 
 class Root:
     """The open directory of a store, locked against every other process.
 
+    Args:
+        path: The directory, made when it is missing.
+        min_free_bytes: Bytes of the disk that ingests leave free; `None` for what suits it.
+        is_catalog_needed: Whether a directory without a catalog is refused when it is, or was,
+            something else than a new store.
+
+    Attributes:
+        run: Names this opening; no other has it.
+        min_free_bytes: Bytes of the disk that ingests leave free.
+        last_run: The opening before, as far as the lock tells; empty when it does not.
+
     Raises:
-        BackendError: It is in use, holds something that is not a store, or lost its catalog.
+        StoreInUseError: It is in use.
+        BackendError: It holds something that is not a store, or lost its catalog.
         OSError: It cannot be made or read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self, path: str, *, min_free_bytes: int | None = None, is_catalog_needed: bool = True
+    ) -> None:
         self.path = path
         _make_root(path)
-        self._run = secrets.token_hex(8)
+        self.run = new_run()
+        self.last_run = ""
         self._numbers = count()
         with contextlib.ExitStack() as undo:
             # The root itself may be a link, as operators make them; nothing below it may.
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, self._fd)
-            self._refuse_foreign()
+            if is_catalog_needed:
+                self._refuse_foreign()
             self._lock_fd = self._lock()
             undo.callback(os.close, self._lock_fd)
+            if is_catalog_needed:
+                self._refuse_lost_catalog()
+            if min_free_bytes is None:
+                min_free_bytes = self._share(_MIN_FREE_BYTES)
+            self.min_free_bytes = min_free_bytes
             self._lay_out()
-            self._staging_fd = os.open(_STAGING, _DIRECTORY, dir_fd=self._fd)
+            self._staging_fd = os.open(STAGING, _DIRECTORY, dir_fd=self._fd)
             undo.pop_all()
 
     def close(self) -> None:
@@ -140,8 +142,25 @@ class Root:
 
     def stage(self) -> StagedFile:
         """Open a new file for bytes that nobody may see yet."""
-        name = f"{self._run}-{next(self._numbers):x}"
+        name = self.new_name()
         return StagedFile(self, name, os.open(name, _NEW_FILE, 0o600, dir_fd=self._staging_fd))
+
+    def require_room(self, size: int) -> None:
+        """See that the disk has room for so many bytes beside those that stay free.
+
+        Raises:
+            NoSpaceError: It has not.
+        """
+        free, _ = self.space()
+        if size + self.min_free_bytes > free:
+            raise NoSpaceError(
+                f"{size} bytes do not fit: {free} are free, {self.min_free_bytes} stay free"
+            )
+
+    def space(self) -> tuple[int, int]:
+        """Give the free and the total bytes of the disk."""
+        space = os.fstatvfs(self._fd)
+        return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
 
     def adopt(self, staged_name: str, name: str) -> None:
         """Move a synced file from the staging to its shard and make its name durable.
@@ -150,20 +169,40 @@ class Root:
             OSError: It has not moved, or is gone: nothing is left that a sweep must find.
         """
         # Opened first, so that a process out of descriptors fails before anything has moved.
-        with self._open_directory(f"{_OBJECTS}/{name[:2]}") as shard_fd:
+        with self._open_directory(f"{OBJECTS}/{name[:2]}") as shard_fd:
             os.rename(staged_name, name, src_dir_fd=self._staging_fd, dst_dir_fd=shard_fd)
             try:
                 # Without this the catalog's row may survive a crash that the name does not.
                 os.fsync(shard_fd)
             except OSError:
-                self.remove_file(name)
+                self.remove_files([name])
                 raise
 
     def open_file(self, name: str) -> int:
-        """Open an object's file for reading."""
-        return os.open(
-            _object_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd
-        )
+        """Open an object's file for reading.
+
+        Raises:
+            NotAFileError: It is something else by now.
+            OSError: It cannot be opened.
+        """
+        # Without O_NONBLOCK a FIFO in its place would hold the thread until somebody writes.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(_object_path(name), flags, dir_fd=self._fd)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENXIO):
+                raise NotAFileError from exc
+            raise
+        try:
+            is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            os.set_blocking(fd, True)
+        except BaseException:
+            os.close(fd)
+            raise
+        if not is_file:
+            os.close(fd)
+            raise NotAFileError
+        return fd
 
     def stamp(self, name: str) -> str | None:
         """Say which file this is and when it last changed; `None` when there is none.
@@ -177,10 +216,11 @@ class Root:
             return None
         return stamp_of(status)
 
-    def remove_file(self, name: str) -> None:
-        """Remove a file that no row names any more. Best effort: the sweep finds the rest."""
-        with contextlib.suppress(OSError):
-            os.unlink(_object_path(name), dir_fd=self._fd)
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove files that no row names any more. Best effort: the sweep finds the rest."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(_object_path(name), dir_fd=self._fd)
 
     def discard_staged(self, name: str) -> None:
         """Remove a staged file. Best effort: the sweep finds the rest."""
@@ -192,7 +232,7 @@ class Root:
         leftovers = [
             name
             for name in os.listdir(self._staging_fd)
-            if _STAGED_FILE.fullmatch(name) and not self._is_ours(name)
+            if STAGED_FILE.fullmatch(name) and not self._is_ours(name)
         ]
         for name in leftovers:
             self.discard_staged(name)
@@ -200,17 +240,17 @@ class Root:
 
     def shards(self) -> Iterator[str]:
         """Give the name of every shard."""
-        return iter(_SHARDS)
+        return iter(SHARDS)
 
     def sweep_shard(self, shard: str, is_known: Callable[[str], bool]) -> int:
         """Remove the files of earlier runs that no row names. Returns how many files."""
-        with self._open_directory(f"{_OBJECTS}/{shard}") as shard_fd:
+        with self._open_directory(f"{OBJECTS}/{shard}") as shard_fd:
             names = os.listdir(shard_fd)
         swept = 0
         for name in names:
-            match = _OBJECT_FILE.fullmatch(name)
+            match = OBJECT_FILE.fullmatch(name)
             if match and not self._is_ours(match[1]) and not is_known(name):
-                self.remove_file(name)
+                self.remove_files([name])
                 swept += 1
         return swept
 
@@ -228,72 +268,136 @@ class Root:
             staged.read_back(b"probe")
         finally:
             staged.discard()
-        space = os.fstatvfs(self._fd)
-        return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+        return self.space()
 
-    def take_reserve(self) -> None:
-        """Set room aside, if there is any."""
+    def take_reserve(self) -> bool:
+        """Set room aside, if there is any; whether there was."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError):
+        try:
             fd = os.open(_RESERVE, flags, 0o600, dir_fd=self._fd)
             try:
-                os.posix_fallocate(fd, 0, _RESERVE_SIZE)
+                os.posix_fallocate(fd, 0, max(_MIN_RESERVE_SIZE, self._share(_RESERVE_SIZE)))
             finally:
                 os.close(fd)
+        except OSError:
+            return False
+        return True
 
     def give_reserve(self) -> None:
         """Free the room that was set aside: the way out of a full disk must not need any."""
         with contextlib.suppress(OSError):
             os.unlink(_RESERVE, dir_fd=self._fd)
 
+    def is_out_of_room(self) -> bool:
+        """Whether a little more does not fit the disk, or the quota, now."""
+        try:
+            staged = self.stage()
+            try:
+                staged.allocate(_LITTLE)
+            finally:
+                staged.discard()
+        except OSError as exc:
+            return is_full(exc)
+        return False
+
+    def make_catalog(self) -> None:
+        """Make an empty file for the catalog, if there is none, that is the owner's alone.
+
+        SQLite would make it for everybody to read, and its WAL after it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(CATALOG_NAME, flags, 0o600, dir_fd=self._fd))
+
     def sync(self) -> None:
         """Make the names in the root itself durable."""
         os.fsync(self._fd)
+
+    def note_run(self, run: str = "") -> None:
+        """Name a run in the lock, durably, once the catalog knows it; this one if none is given."""
+        note = b"%10d %s\n" % (os.getpid(), (run or self.run).encode())
+        os.ftruncate(self._lock_fd, len(note))
+        os.pwrite(self._lock_fd, note, 0)
+        os.fsync(self._lock_fd)
+
+    def adopt_backup(self, staged_name: str) -> None:
+        """Move a file from the staging to the place of the catalog's backup, durably."""
+        fd = os.open(staged_name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._staging_fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(staged_name, BACKUP_NAME, src_dir_fd=self._staging_fd, dst_dir_fd=self._fd)
+        self.sync()
 
     @property
     def catalog_path(self) -> str:
         """Where the catalog is."""
         return f"{self.path}/{CATALOG_NAME}"
 
+    @property
+    def backup_path(self) -> str:
+        """Where the backup of the catalog is."""
+        return os.path.abspath(f"{self.path}/{BACKUP_NAME}")
+
+    def staged_path(self, name: str) -> str:
+        """Give the path of a staged file, for those who cannot work with descriptors."""
+        return f"{self.path}/{STAGING}/{name}"
+
+    def new_name(self) -> str:
+        """Give a name for the staging that is never used twice."""
+        return f"{self.run}-{next(self._numbers):x}"
+
+    def _share(self, size: int) -> int:
+        return min(size, self.space()[1] // _SHARE)
+
     def _is_ours(self, staged_name: str) -> bool:
-        return staged_name.startswith(f"{self._run}-")
+        return staged_name.startswith(f"{self.run}-")
 
     def _lock(self) -> int:
         fd = os.open(
-            _LOCK_NAME,
+            LOCK_NAME,
             os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
             0o600,
             dir_fd=self._fd,
         )
         try:
-            # Two daemons on one store would sweep each other's staging.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            self.last_run = take_lock(fd, self.path)
+        except BaseException:
             os.close(fd)
-            raise BackendError(
-                f"store {self.path} is in use by process {holder or 'unknown'}"
-            ) from exc
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            raise
         return fd
 
     def _refuse_foreign(self) -> None:
         if self._has_catalog():
             return
         for name in sorted(os.listdir(self._fd)):
-            if not _EXPECTED.fullmatch(name):
+            if not EXPECTED.fullmatch(name):
                 raise BackendError(f"{self.path} is not a store and not empty: it has {name!r}")
         if self._has_objects():
             # An empty catalog would make every object garbage, and the sweep would agree.
-            raise BackendError(f"store {self.path} has objects but no {CATALOG_NAME}")
+            raise BackendError(
+                f"store {self.path} has objects but no {CATALOG_NAME}: "
+                "dataplaned fsck --repair makes a new one"
+            )
+
+    def _refuse_lost_catalog(self) -> None:
+        if self._has_catalog():
+            return
+        # Small objects are nowhere else, so that a lost catalog need not leave files without
+        # one. The lock names a run only once a catalog is on disk.
+        traces = (BACKUP_NAME, NEXT_CATALOG_NAME, DAMAGED_CATALOG_NAME)
+        if self.last_run or any(name.startswith(traces) for name in os.listdir(self._fd)):
+            raise BackendError(
+                f"store {self.path} has lost its {CATALOG_NAME}: "
+                "dataplaned fsck --repair makes a new one"
+            )
 
     def _lay_out(self) -> None:
-        for name in (_STAGING, _OBJECTS, *(f"{_OBJECTS}/{shard}" for shard in _SHARDS)):
+        for name in (STAGING, OBJECTS, *(f"{OBJECTS}/{shard}" for shard in SHARDS)):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self._fd)
-        self._sync_directory(_OBJECTS)
-        self._sync_directory(_STAGING)
+        self._sync_directory(OBJECTS)
+        self._sync_directory(STAGING)
         self.sync()
 
     def _has_catalog(self) -> bool:
@@ -304,10 +408,10 @@ class Root:
         return False
 
     def _has_objects(self) -> bool:
-        for shard in _SHARDS:
+        for shard in SHARDS:
             with (
                 contextlib.suppress(FileNotFoundError),
-                self._open_directory(f"{_OBJECTS}/{shard}") as shard_fd,
+                self._open_directory(f"{OBJECTS}/{shard}") as shard_fd,
             ):
                 if os.listdir(shard_fd):
                     return True
@@ -326,13 +430,45 @@ class Root:
             os.close(fd)
 
 
+def take_lock(fd: int, path: str) -> str:
+    """Lock a store for as long as a descriptor of its lock is open.
+
+    Args:
+        fd: The lock's.
+        path: The store's, for the message.
+
+    Returns:
+        The run that the lock names; empty when it names none.
+
+    Raises:
+        StoreInUseError: Another process has locked it.
+    """
+    try:
+        # Two daemons on one store would sweep each other's staging.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        note = _LOCK_NOTE.fullmatch(os.pread(fd, 64, 0))
+        holder = note[1].decode() if note else "unknown"
+        raise StoreInUseError(f"store {path} is in use by process {holder}") from exc
+    note = _LOCK_NOTE.fullmatch(os.pread(fd, 64, 0))
+    return note[2].decode() if note else ""
+
+
+def new_run() -> str:
+    """Give a name that no run has had."""
+    return secrets.token_hex(8)
+
+
 def stamp_of(status: os.stat_result) -> str:
     """Give the stamp of an open file; see `Root.stamp`."""
     return f"{status.st_size}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _object_path(name: str) -> str:
-    return f"{_OBJECTS}/{name[:2]}/{name}"
+    if "/" in name:
+        # A row that rotted, or was made by hand, must not lead out of the store.
+        raise FileNotFoundError(errno.ENOENT, "no name of an object's file")
+    return f"{OBJECTS}/{name[:2]}/{name}"
 
 
 def _make_root(path: str) -> None:

@@ -44,6 +44,10 @@ def test_everything_can_be_set(load):
         type = "filesystem"
         root = "/srv/first"
         max_verify_age_s = 60
+        small_object_size = 4096
+        min_free_bytes = 1000000
+        scrub_rate = 1000
+        scrub_interval_s = 30
 
         [backend.second]
         type = "memory"
@@ -57,7 +61,14 @@ def test_everything_can_be_set(load):
             serve_fd=False,
         ),
         backend={
-            "first": FilesystemConfig(root="/srv/first", max_verify_age_s=60.0),
+            "first": FilesystemConfig(
+                root="/srv/first",
+                max_verify_age_s=60.0,
+                small_object_size=4096,
+                min_free_bytes=1_000_000,
+                scrub_rate=1000,
+                scrub_interval_s=30.0,
+            ),
             "second": MemoryConfig(),
         },
     )
@@ -147,8 +158,34 @@ def test_the_command_line_has_the_last_word(load):
         ("[daemon]\nserve_fd = 1", "daemon.serve_fd: is 1, must be bool"),
         (
             "[backend.a]\ntype = 'filesystem'\nroot = '/a'\nmax_verify_age_s = -1",
-            "backend.a.max_verify_age_s: is -1.0, must be 0 or more",
+            "backend.a.max_verify_age_s: is -1.0, must be from 0 to inf",
         ),
+        *(
+            (
+                f"[backend.a]\ntype = 'filesystem'\nroot = '/a'\n{key} = {value}",
+                f"backend.a.{key}: is {problem}",
+            )
+            for key, value, problem in (
+                ("max_verify_age_s", "nan", "nan, must be from 0 to inf"),
+                ("max_verify_age_s", "'7d'", "'7d', must be float"),
+                ("small_object_size", -1, "-1, must be from 0 to 65536"),
+                ("small_object_size", 65_537, "65537, must be from 0 to 65536"),
+                ("small_object_size", 1.5, "1.5, must be int"),
+                ("min_free_bytes", -1, "-1, must be from 0 to 9007199254740992"),
+                ("min_free_bytes", 2**53 + 1, "9007199254740993, must be from 0 to"),
+                ("min_free_bytes", "true", "True, must be int"),
+                ("scrub_rate", -1, "-1, must be from 0 to 9007199254740992"),
+                ("scrub_rate", 2**53 + 1, "9007199254740993, must be from 0 to"),
+                ("scrub_interval_s", -0.5, "-0.5, must be from 0 to 3162240000"),
+                ("scrub_interval_s", "inf", "inf, must be from 0 to 3162240000"),
+                ("scrub_interval_s", "nan", "nan, must be from 0 to 3162240000"),
+            )
+        ),
+        (
+            "[backend.a]\ntype = 'filesystem'\nroot = '/a'\nscrub_intervall_s = 1",
+            "backend.a: unknown key 'scrub_intervall_s'",
+        ),
+        ("[backend.a]\ntype = 'memory'\nscrub_rate = 1", "backend.a: unknown key 'scrub_rate'"),
         ("[daemon]\ndrain_timeout_s = true", "daemon.drain_timeout_s: is True, must be float"),
         (f"[daemon]\nsocket = '/{'x' * 107}'", "daemon.socket: longer than 107 bytes"),
         ("backend = 0", "backend: must be a table"),
@@ -170,6 +207,22 @@ def test_the_command_line_has_the_last_word(load):
 def test_what_is_wrong_is_named_with_its_key(load, text, problem):
     (found,) = problems_of(load, text)
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [
+        ("max_verify_age_s", "inf"),
+        ("small_object_size", "65536"),
+        ("min_free_bytes", "9007199254740992"),
+        ("scrub_rate", "9007199254740992"),
+        ("scrub_interval_s", "3162240000"),
+    ],
+)
+def test_the_least_and_the_most_of_what_a_store_may_be_told_are_accepted(load, key, most):
+    for value in ("0", most):
+        store = load(f"[backend.a]\ntype = 'filesystem'\nroot = '/a'\n{key} = {value}").backend["a"]
+        assert getattr(store, key) == float(value)
 
 
 def test_everything_wrong_is_named_at_once(load):

@@ -149,7 +149,7 @@ async def test_a_socket_in_use_is_refused_and_the_store_is_let_go(path, tmp_path
             await serve(config_of(path, backends=backends))
         async with connected(path) as client:
             assert isinstance(await client.call(HEALTH), Ok)
-    backend = FilesystemBackend("b", str(tmp_path / "store"))
+    backend = FilesystemBackend("b", FilesystemConfig(root=str(tmp_path / "store")))
     await backend.open()
     await backend.aclose()
 
@@ -163,7 +163,7 @@ async def test_a_socket_that_cannot_be_made_is_refused(short_path):
 
 @pytest.mark.trio
 async def test_a_store_in_use_is_refused_and_those_before_it_are_let_go(path, tmp_path):
-    held = FilesystemBackend("held", str(tmp_path / "held"))
+    held = FilesystemBackend("held", FilesystemConfig(root=str(tmp_path / "held")))
     await held.open()
     backends = {
         "first": FilesystemConfig(root=str(tmp_path / "first")),

@@ -1,10 +1,11 @@
 import threading
+from concurrent.futures import Future
 
 import pytest
 import trio
 import trio.testing
 
-from dataplaned.threads import open_plain_nursery, run_in_thread
+from dataplaned.threads import open_plain_nursery, run_in_thread, wait_for
 
 
 class FirstError(Exception):
@@ -84,6 +85,61 @@ async def test_a_limiter_bounds_the_threads_of_its_purpose():
         for _ in range(50):
             nursery.start_soon(run_in_thread, work, limiter)
     assert 1 <= most <= 2
+
+
+@pytest.mark.trio
+async def test_what_another_thread_puts_into_a_future_is_waited_for():
+    future = Future()
+    async with trio.open_nursery() as nursery:
+        results = []
+
+        async def wait():
+            results.append(await wait_for(future))
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        await trio.to_thread.run_sync(future.set_result, "result")
+    assert results == ["result"]
+
+
+@pytest.mark.trio
+async def test_what_is_in_a_future_already_is_given_at_once():
+    future = Future()
+    future.set_result("result")
+    assert await wait_for(future) == "result"
+
+
+@pytest.mark.trio
+async def test_the_error_in_a_future_is_raised():
+    future = Future()
+    error = FirstError("plain")
+    future.set_exception(error)
+    with pytest.raises(FirstError) as caught:
+        await wait_for(future)
+    assert caught.value is error
+
+
+@pytest.mark.trio
+async def test_a_cancellation_waits_for_a_future_and_takes_its_result():
+    future = Future()
+    results = []
+
+    async def wait():
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            results.append(await wait_for(future))
+
+    scopes = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        await trio.to_thread.run_sync(future.set_result, "result")
+    assert results == ["result"]
+    assert not scopes[0].cancelled_caught
 
 
 async def run_until_failure(error_of_task=None, error_of_body=None):

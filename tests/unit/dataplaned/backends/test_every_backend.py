@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from dataplane_protocol import (
     ConflictError,
@@ -18,6 +19,7 @@ from dataplane_protocol import (
 from dataplaned.backends.base import Backend
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
+from dataplaned.config import FilesystemConfig
 from dataplaned.digests import BLOCK_SIZE, Digester, ObjectDigests
 
 CONTENT = bytes(range(256)) * 1024  # four blocks
@@ -43,6 +45,12 @@ async def store(backend: Backend, data: bytes) -> str:
     return published.outcome
 
 
+def file_of(backend: FilesystemBackend, data: bytes) -> Path:
+    row = backend._store.find(names_of(data)[0])
+    assert row.file is not None
+    return Path(backend._store.config.root) / "objects" / row.file[:2] / row.file
+
+
 async def damage(backend: Backend, data: bytes, *, at: int) -> None:
     """Change one byte of a stored object behind the backend's back."""
     changed = bytearray(data)
@@ -50,9 +58,7 @@ async def damage(backend: Backend, data: bytes, *, at: int) -> None:
     if isinstance(backend, MemoryBackend):
         backend._entries[names_of(data)[0]].data = bytes(changed)
     elif isinstance(backend, FilesystemBackend):
-        row = backend._catalog.find(names_of(data)[0])
-        assert row is not None
-        path = Path(backend._path) / "objects" / row.file[:2] / row.file
+        path = file_of(backend, data)
         path.chmod(0o600)
         path.write_bytes(changed)
 
@@ -63,7 +69,9 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
     if request.param == "memory":
         made = MemoryBackend("test")
     else:
-        made = FilesystemBackend("test", str(tmp_path / "store"))
+        made = FilesystemBackend(
+            "test", FilesystemConfig(root=str(tmp_path / "store"), min_free_bytes=0)
+        )
     await made.open()
     yield made
     await made.aclose()
@@ -125,19 +133,22 @@ async def test_the_same_bytes_again_exist_with_a_larger_generation(backend: Back
 
 
 @pytest.mark.trio
-async def test_a_hundred_ingests_of_one_object_at_once_all_succeed(backend: Backend) -> None:
+@pytest.mark.parametrize("content", [CONTENT[:1000], CONTENT], ids=["small", "large"])
+async def test_a_hundred_ingests_of_one_object_at_once_all_succeed(
+    backend: Backend, content: bytes
+) -> None:
     outcomes: list[str] = []
 
     async def one() -> None:
-        outcomes.append(await store(backend, CONTENT))
+        outcomes.append(await store(backend, content))
 
     async with trio.open_nursery() as nursery:
         for _ in range(100):
             nursery.start_soon(one)
     assert sorted(outcomes) == [IngestOutcome.CREATED] + [IngestOutcome.EXISTED] * 99
     assert (await backend.health()).object_count == 1
-    assert (await backend.stat([names_of(CONTENT)[0]]))[0].generation == 100
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
+    assert (await backend.stat([names_of(content)[0]]))[0].generation == 100
+    assert (await backend.verify(names_of(content)[0])).mismatch is None
 
 
 @pytest.mark.trio
@@ -181,11 +192,9 @@ async def test_a_verify_that_finds_nothing_wrong_lifts_the_quarantine(backend: B
     assert names_of(changed)[0] != names_of(CONTENT)[0]
     if isinstance(backend, MemoryBackend):
         backend._entries[names_of(CONTENT)[0]].data = CONTENT
-    else:
+    elif isinstance(backend, FilesystemBackend):
         await damage(backend, CONTENT, at=0)
-        row = backend._catalog.find(names_of(CONTENT)[0])  # type: ignore[attr-defined]
-        path = Path(backend._path) / "objects" / row.file[:2] / row.file  # type: ignore[attr-defined]
-        path.write_bytes(CONTENT)
+        file_of(backend, CONTENT).write_bytes(CONTENT)
     assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
     assert (await backend.stat([names_of(CONTENT)[0]]))[0].state == ObjectState.OK
 
@@ -221,6 +230,16 @@ async def test_generations_are_not_used_again_after_a_delete(backend: Backend) -
     await store(backend, CONTENT)
     (second,) = await backend.stat([names_of(CONTENT)[0]])
     assert second.generation > first.generation
+
+
+@pytest.mark.trio
+async def test_a_scrub_gives_the_way_to_whoever_cancels_it(backend: Backend) -> None:
+    await store(backend, CONTENT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(backend.scrub)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
 
 
 @pytest.mark.trio

@@ -9,6 +9,7 @@ import trio
 from dataplane_protocol import ObjectCorruptError, ObjectStatus, UnavailableError
 from dataplaned.backends.filesystem.reading import (
     FilesystemObject,
+    SmallObject,
     _digest_step,
     digest_file,
     read_fully,
@@ -20,12 +21,17 @@ CONTENT = random.Random(1).randbytes(SIZE)
 
 
 class Damage:
-    """Counts how often damage was reported."""
+    """Keeps what was said of damage."""
 
-    count = 0
+    def __init__(self):
+        self.reasons = []
 
-    def __call__(self):
-        self.count += 1
+    async def __call__(self, reason):
+        self.reasons.append(reason)
+
+    @property
+    def count(self):
+        return len(self.reasons)
 
 
 @pytest.fixture
@@ -41,27 +47,31 @@ def file(tmp_path):
 
 
 @asynccontextmanager
-async def opened(file, damage, *, byte_range=None, content=CONTENT, is_fresh=True):
+async def opened(file, damage, *, byte_range=None, content=CONTENT, is_fresh=True, on_read=None):
     digests = digests_of(content)
-    status = ObjectStatus(
+    first, last = byte_range or (0, len(content) - 1)
+    stored = FilesystemObject(
+        status_of(digests),
+        byte_range,
+        os.open(file, os.O_RDONLY),
+        digests=digests.block_digests(*touched_blocks(first, last - first + 1)),
+        is_fresh=is_fresh,
+        on_read=on_read or (lambda: None),
+        on_damage=damage,
+        limiter=trio.CapacityLimiter(1),
+    )
+    async with stored:
+        yield stored
+
+
+def status_of(digests):
+    return ObjectStatus(
         content_address=digests.address,
         size_bytes=digests.size,
         sha256_digest=digests.named("sha256"),
         generation=1,
         stored_at=datetime(2025, 1, 1, tzinfo=UTC),
     )
-    first, last = byte_range or (0, len(content) - 1)
-    stored = FilesystemObject(
-        status,
-        byte_range,
-        os.open(file, os.O_RDONLY),
-        digests=digests.block_digests(*touched_blocks(first, last - first + 1)),
-        is_fresh=is_fresh,
-        on_damage=damage,
-        limiter=trio.CapacityLimiter(1),
-    )
-    async with stored:
-        yield stored
 
 
 def digests_of(content):
@@ -215,6 +225,67 @@ def test_reading_fully_ends_with_the_file(file):
         assert read_fully(opened_file.fileno(), SIZE + 5, 100) == b""
 
 
+@pytest.mark.trio
+async def test_damage_is_told_with_its_reason(file, damage):
+    flip(file, 2 * BLOCK_SIZE)
+    async with opened(file, damage) as stored:
+        with pytest.raises(ObjectCorruptError):
+            await stored.read(1, 4)
+    assert damage.reasons == [f"is damaged in the {BLOCK_SIZE} bytes from {2 * BLOCK_SIZE} on"]
+
+
+@pytest.mark.trio
+async def test_every_read_is_a_sign_of_life(file, damage):
+    calls = []
+    async with opened(file, damage, on_read=lambda: calls.append(1)) as stored:
+        for block in range(3):
+            await stored.read(block, 1)
+    assert len(calls) == 3
+
+
+# Bytes from the catalog.
+
+
+def small(content, damage, *, byte_range=None, digest=None):
+    digests = digests_of(content)
+    return SmallObject(
+        status_of(digests),
+        byte_range,
+        content,
+        digest=digests.block_digests(0, 1) if digest is None else digest,
+        on_damage=damage,
+    )
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("size", [0, 1, 32 * 1024, BLOCK_SIZE])
+async def test_small_bytes_are_given_as_they_are_and_have_no_descriptor(damage, size):
+    async with small(CONTENT[:size], damage) as stored:
+        assert stored.take_descriptor() is None
+        assert (stored.offset, stored.length) == (0, size)
+        assert await stored.read(0, 1) == await stored.read(0, 4) == CONTENT[:size]
+    assert damage.reasons == []
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("content", "right"), [(b"bytes", b"byteZ"), (b"bytes", b"byte"), (b"", b"b"), (b"b", b"")]
+)
+async def test_small_bytes_that_are_not_right_are_never_given(damage, content, right):
+    digest = digests_of(right).block_digests(0, 1)
+    async with small(content, damage, digest=digest) as stored:
+        with pytest.raises(ObjectCorruptError):
+            await stored.read(0, 1)
+    assert damage.reasons == ["bytes in the catalog differ"]
+
+
+@pytest.mark.trio
+async def test_a_range_of_small_bytes_is_checked_as_a_whole(damage):
+    async with small(b"0123456789", damage, byte_range=(3, 5)) as stored:
+        assert (stored.offset, stored.length) == (3, 3)
+        assert await stored.read(0, 1) == b"0123456789"
+
+
 # Everything, for a verify.
 
 
@@ -235,3 +306,20 @@ def test_what_the_disk_cannot_read_ends_a_verify_with_the_reason():
         done, trouble = _digest_step(file.fileno(), 0, Digester())
     assert done == 0
     assert trouble == "cannot be read at byte 0: Input/output error"
+
+
+@pytest.mark.trio
+async def test_a_pace_is_asked_before_each_step_and_may_be_cancelled(tmp_path):
+    path = tmp_path / "object"
+    path.write_bytes(bytes(8 * 1024 * 1024 + 1))
+    sizes = []
+
+    async def pace(size):
+        sizes.append(size)
+        if len(sizes) == 2:
+            scope.cancel()
+
+    with open(path, "rb") as file, trio.CancelScope() as scope:
+        await digest_file(file.fileno(), trio.CapacityLimiter(1), pace)
+    assert scope.cancelled_caught
+    assert sizes == [8 * 1024 * 1024, 1]

@@ -1,14 +1,15 @@
 import errno
 import os
-import resource
+import re
 import stat
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from dataplane_protocol import NoSpaceError
 from dataplaned.backends.base import BackendError
-from dataplaned.backends.filesystem.root import CATALOG_NAME, Root
+from dataplaned.backends.filesystem.root import CATALOG_NAME, NotAFileError, Root
 from dataplaned.digests import Digester
 
 OTHER_RUN = "0123456789abcdef-0"
@@ -23,27 +24,6 @@ def path(tmp_path):
 def root(path):
     with closing(Root(str(path))) as root:
         yield root
-
-
-@contextmanager
-def soft_limit(kind, value):
-    soft, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(kind, (soft, hard))
-
-
-@contextmanager
-def no_descriptors_left():
-    lowest = os.dup(0)
-    os.close(lowest)
-    with ExitStack() as stack, soft_limit(resource.RLIMIT_NOFILE, lowest + 8):
-        with suppress(OSError):
-            while True:
-                stack.callback(os.close, os.dup(0))
-        yield
 
 
 def size_of(root, name):
@@ -122,6 +102,9 @@ def test_objects_without_a_catalog_are_refused_before_a_sweep_can_take_them(
 
 
 def test_a_second_opening_is_refused_and_told_who_holds_the_store(root, path):
+    with pytest.raises(BackendError, match=r"in use by process unknown$"):
+        Root(str(path))
+    root.note_run()
     with pytest.raises(BackendError, match=f"in use by process {os.getpid()}$"):
         Root(str(path))
 
@@ -129,8 +112,51 @@ def test_a_second_opening_is_refused_and_told_who_holds_the_store(root, path):
 def test_a_store_can_be_opened_again_once_it_was_closed(path):
     Root(str(path)).close()
     (path / "lock").write_text("4194304 and more than a pid takes")
-    with closing(Root(str(path))):
-        assert (path / "lock").read_text() == f"{os.getpid()}\n"
+    with closing(Root(str(path))) as root:
+        assert root.last_run == ""
+        root.note_run()
+        assert (path / "lock").read_text() == f"{os.getpid():10} {root.run}\n"
+
+
+def test_the_lock_names_the_last_run_once_it_was_noted(path):
+    runs = []
+    path.mkdir()
+    (path / CATALOG_NAME).write_text("noted only with a catalog")
+    for is_noted in (True, False, True):
+        with closing(Root(str(path))) as root:
+            runs.append(root.run)
+            if is_noted:
+                root.note_run()
+            last_run = root.last_run
+    assert len(set(runs)) == 3
+    assert last_run == runs[0]
+    with closing(Root(str(path))) as root:
+        assert root.last_run == runs[2]
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"123\n", b"       123 0123456789abcdeX\n", bytes(28), b"\xff" * 100]
+)
+def test_a_lock_that_says_nothing_names_no_run(path, note):
+    path.mkdir()
+    (path / "lock").write_bytes(note)
+    with closing(Root(str(path))) as root:
+        assert root.last_run == ""
+        root.note_run()
+        assert re.fullmatch(r" *\d+ [0-9a-f]{16}\n", (path / "lock").read_text())
+
+
+def test_a_backup_in_the_root_is_expected_and_no_catalog(path):
+    path.mkdir()
+    (path / "backup.sqlite3").write_text("the catalog of some day")
+    with pytest.raises(BackendError, match="has lost its catalog"):
+        Root(str(path))
+    with closing(Root(str(path), is_catalog_needed=False)) as root:
+        name = publish(root, b"precious")
+    with pytest.raises(BackendError, match=rf"has objects but no {CATALOG_NAME}"):
+        Root(str(path))
+    with closing(Root(str(path), is_catalog_needed=False)) as root:
+        assert size_of(root, name) == 8
 
 
 def test_a_refused_opening_leaves_no_descriptor_behind(root, path):
@@ -167,10 +193,10 @@ def test_a_published_file_is_whole_and_cannot_be_written(root, path):
     assert names_below(path / "staging") == []
 
 
-def test_a_short_write_is_never_taken_for_a_whole_one(root, path):
+def test_a_short_write_is_never_taken_for_a_whole_one(root, path, limit_file_size):
     staged = root.stage()
     with (
-        soft_limit(resource.RLIMIT_FSIZE, 1_000_000),
+        limit_file_size(1_000_000),
         pytest.raises(OSError, match="File too large") as caught,
     ):
         staged.write([bytes(700_000), bytes(700_000)])
@@ -188,7 +214,7 @@ def test_names_never_repeat(path):
         with closing(Root(str(path))) as root:
             names += [publish(root, b"same"), publish(root, b"same")]
             for name in names[-2:]:
-                root.remove_file(name)
+                root.remove_files([name])
     assert len(set(names)) == 6
 
 
@@ -213,7 +239,7 @@ def test_a_file_that_could_not_move_can_still_be_discarded(root, path):
     assert names_below(path / "staging") == []
 
 
-def test_nothing_moves_when_no_descriptor_is_left(root, path):
+def test_nothing_moves_when_no_descriptor_is_left(root, path, no_descriptors_left):
     staged = root.stage()
     with no_descriptors_left(), pytest.raises(OSError, match="Too many open files"):
         staged.publish(digests_of(b"").blake3)
@@ -228,8 +254,8 @@ def test_a_file_is_found_by_its_name_only(root, path):
     fd = root.open_file(name)
     assert os.pread(fd, 10, 0) == b"12345"
     os.close(fd)
-    root.remove_file(name)
-    root.remove_file(name)
+    root.remove_files([name])
+    root.remove_files([name])
     assert root.stamp(name) is None
     with pytest.raises(FileNotFoundError):
         root.open_file(name)
@@ -240,9 +266,90 @@ def test_a_symbolic_link_is_not_followed(root, path, tmp_path):
     object_path(path, name).unlink()
     (tmp_path / "elsewhere").write_text("secret")
     object_path(path, name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(NotAFileError):
         root.open_file(name)
     assert size_of(root, name) != len("secret")
+
+
+def test_a_stamp_shows_every_change_that_goes_through_the_kernel(root, path):
+    file = object_path(path, name := publish(root, b"12345"))
+    stamps = [root.stamp(name)]
+    for change in (
+        lambda: file.chmod(0o600),
+        lambda: file.write_bytes(b"54321"),
+        lambda: os.utime(file, ns=(1, 1)),
+        lambda: os.truncate(file, 4),
+    ):
+        file.chmod(0o600)
+        change()
+        stamps.append(root.stamp(name))
+    copy = path / "copy"
+    copy.write_bytes(b"5432")
+    copy.replace(file)
+    stamps.append(root.stamp(name))
+    assert len(set(stamps)) == 6
+    assert root.stamp(name) == stamps[-1]
+    file.unlink()
+    assert root.stamp(name) is None
+
+
+# Room.
+
+
+def test_room_that_a_file_was_given_and_did_not_need_is_given_back(root, path):
+    staged = root.stage()
+    staged.allocate(1_000_000)
+    (file,) = (path / "staging").iterdir()
+    assert file.stat().st_blocks * 512 >= 1_000_000
+    staged.write([b"some ", b"bytes"])
+    name = staged.publish(digests_of(b"some bytes").blake3)
+    assert object_path(path, name).read_bytes() == b"some bytes"
+    assert object_path(path, name).stat().st_blocks * 512 <= 64 * 1024
+
+
+def test_a_file_that_grew_beyond_its_room_is_whole(root, path):
+    staged = root.stage()
+    staged.allocate(10)
+    staged.write([bytes(100_000)])
+    name = staged.publish(digests_of(bytes(100_000)).blake3)
+    assert object_path(path, name).read_bytes() == bytes(100_000)
+
+
+def test_room_is_what_is_free_but_for_what_stays_free(path):
+    with closing(Root(str(path), min_free_bytes=1000)) as root:
+        root.space = lambda: (5000, 10_000)
+        root.require_room(4000)
+        with pytest.raises(NoSpaceError, match="4001 bytes do not fit: 5000 are free, 1000 stay"):
+            root.require_room(4001)
+        root.space = lambda: (999, 10_000)
+        with pytest.raises(NoSpaceError):
+            root.require_room(0)
+
+
+def test_a_limit_that_is_reached_is_no_room_and_leaves_nothing(root, path, limit_file_size):
+    assert not root.is_out_of_room()
+    with limit_file_size(100_000):
+        assert root.is_out_of_room()
+        assert not root.take_reserve()
+    assert names_below(path / "staging") == []
+
+
+def test_a_disk_that_fails_is_not_full(root, path, no_descriptors_left):
+    with no_descriptors_left():
+        assert not root.is_out_of_room()
+
+
+# The catalog's backup.
+
+
+def test_a_backup_takes_the_place_of_the_last_one(root, path):
+    for content in ("first", "second"):
+        name = root.new_name()
+        Path(root.staged_path(name)).write_text(content)
+        root.adopt_backup(name)
+        assert Path(root.backup_path).read_text() == content
+    assert Path(root.backup_path) == path / "backup.sqlite3"
+    assert names_below(path / "staging") == []
 
 
 # The sweep.
