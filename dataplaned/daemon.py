@@ -16,9 +16,10 @@ from .backends.filesystem import FilesystemBackend
 from .backends.memory import MemoryBackend
 from .config import BackendConfig, Config, DaemonConfig, FilesystemConfig
 from .listening import SocketInUseError, listen
+from .maintenance import Maintenance
 from .peer import BufferPool, Peer
 from .plane import LocalDataPlane
-from .server import FEATURES, Session, turn_away
+from .server import FEATURES, NO_OPERATIONS, FurtherOperation, Session, turn_away
 from .telemetry import set_up_logging
 
 #: Seconds to wait before accepting again when the process has no descriptor left.
@@ -61,7 +62,8 @@ async def serve(
                 with listen(config.daemon.socket) as listener:
                     _log.info("listening", socket=config.daemon.socket, backends=list(backends))
                     async with trio.open_nursery() as nursery:
-                        door = _Door(listener, plane, config.daemon)
+                        operations = Maintenance(backends).operations
+                        door = _Door(listener, plane, config.daemon, operations)
                         for backend in backends.values():
                             nursery.start_soon(_look_after, backend)
                         nursery.start_soon(door.run, nursery)
@@ -129,12 +131,17 @@ class _Door:
     """Accepts connections, up to a number, and gives each a session."""
 
     def __init__(
-        self, listener: trio.socket.SocketType, plane: LocalDataPlane, config: DaemonConfig
+        self,
+        listener: trio.socket.SocketType,
+        plane: LocalDataPlane,
+        config: DaemonConfig,
+        operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
     ) -> None:
         self._listener = listener
         self._plane = plane
         self._max_connections = config.max_connections
         self._features = FEATURES if config.serve_fd else ()
+        self._operations = operations
         self._sessions: set[Session] = set()
         self._buffers = BufferPool()
         self._is_draining = False
@@ -180,7 +187,7 @@ class _Door:
                 peer, UnavailableError(f"daemon has {self._max_connections} connections")
             )
             return
-        session = Session(peer, self._plane, self._features)
+        session = Session(peer, self._plane, self._features, self._operations)
         self._sessions.add(session)
         try:
             await session.run()

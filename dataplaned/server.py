@@ -10,7 +10,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final, Protocol, Self, runtime_checkable
+from types import MappingProxyType
+from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 
 import structlog
 import trio
@@ -80,6 +81,11 @@ _MIN_FD_LENGTH: Final = 65_537
 #: Every feature that this server has.
 FEATURES: Final = (SERVE_FD,)
 
+#: An operation beside the contract's (`SPEC.md` 10-7): takes the arguments, gives the result.
+FurtherOperation: TypeAlias = Callable[[Mapping[str, object]], Awaitable[Mapping[str, object]]]
+
+NO_OPERATIONS: Final[Mapping[str, FurtherOperation]] = MappingProxyType({})
+
 _log = structlog.get_logger(__name__)
 
 
@@ -99,12 +105,18 @@ class Session:
         peer: The connection; closed when `run` returns.
         plane: Where the calls go.
         features: What clients may have that ask for it.
+        operations: What clients may call beside the contract's operations, by name.
     """
 
     def __init__(
-        self, peer: Peer, plane: FullDataPlane, features: Sequence[str] = FEATURES
+        self,
+        peer: Peer,
+        plane: FullDataPlane,
+        features: Sequence[str] = FEATURES,
+        operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
     ) -> None:
         self._features = features
+        self._operations = operations
         self._peer = peer
         self._plane = plane
         self._is_draining = False
@@ -193,12 +205,10 @@ class Session:
     async def _carry_out(self, request: Request) -> None:
         kind = ARGUMENTS.get(request.op)
         if kind is None:
-            raise UnsupportedError("operation is not supported")
+            await self._carry_out_further(request)
+            return
         arguments = kind.from_wire(request.args)
-        if (request.body is not None) != isinstance(arguments, IngestArguments):
-            raise InvalidRequestError(
-                f"{request.op} must come {'without' if request.body else 'with'} a body"
-            )
+        _require_body(request, is_needed=isinstance(arguments, IngestArguments))
         match arguments:
             case IngestArguments():
                 await self._ingest(arguments)
@@ -210,6 +220,15 @@ class Session:
                 await self._peer.send(Ok(result=result))
             case _:
                 await self._peer.send(Ok(result=await self._result(arguments)))
+
+    async def _carry_out_further(self, request: Request) -> None:
+        operation = self._operations.get(request.op)
+        if operation is None:
+            raise UnsupportedError("operation is not supported")
+        _require_body(request, is_needed=False)
+        # As for a verify: what it is, and how long it takes, is not known here.
+        result = await self._while_connected(lambda: operation(request.args))
+        await self._peer.send(Ok(result=result))
 
     async def _result(self, arguments: Arguments) -> Mapping[str, object]:
         """Carry out an operation without bodies."""
@@ -343,6 +362,13 @@ class _Body:
         event.check_size(self._peer.connection.received_bytes)
         self._end = event
         raise StopAsyncIteration
+
+
+def _require_body(request: Request, *, is_needed: bool) -> None:
+    if (request.body is not None) != is_needed:
+        raise InvalidRequestError(
+            f"{request.op} must come {'with' if is_needed else 'without'} a body"
+        )
 
 
 async def turn_away(peer: Peer, error: DataPlaneError) -> None:

@@ -27,6 +27,7 @@ from dataplane_protocol import (
     InvalidRequestError,
     ListArguments,
     ListBackendsArguments,
+    LocalProtocolError,
     ObjectPage,
     ObjectStatus,
     RemoteProtocolError,
@@ -40,6 +41,7 @@ from dataplane_protocol import (
     backend_status_from_wire,
     check_range,
     deletion_result_from_wire,
+    encode_frame,
     object_page_from_wire,
     stat_result_from_wire,
     verify_result_from_wire,
@@ -58,10 +60,12 @@ class Call(Generic[T]):
     Attributes:
         request: What is asked.
         parse: Reads the result; raises `RemoteProtocolError` where it breaks the contract.
+        is_repeatable: Whether it does no harm if the daemon gets it twice.
     """
 
     request: Request
     parse: Callable[[Mapping[str, object]], T]
+    is_repeatable: bool = True
 
     async def over(self, connection: DaemonConnection) -> T:
         """Ask over a connection, and read the answer."""
@@ -226,6 +230,26 @@ def page(after: ContentAddress | None, limit: int, backend_id: str | None) -> Ca
         return objects
 
     return Call(_request(arguments), parse)
+
+
+def private(operation: str, arguments: Mapping[str, object] | None) -> Call[Mapping[str, object]]:
+    """Ask for an operation that the contract does not know (`SPEC.md` 10-7).
+
+    Raises:
+        InvalidRequestError: The name has no dot, or the arguments have no form on the wire.
+    """
+    # Callers without a type checker pass anything.
+    if not isinstance(cast("object", operation), str) or "." not in operation:
+        raise InvalidRequestError(f"operation is {operation!r}, must be a name with a dot")
+    if not isinstance(cast("object", arguments), Mapping | None):
+        raise InvalidRequestError(f"arguments are a {type(arguments).__name__}, must be a mapping")
+    request = Request(op=operation, args=dict(arguments or {}))
+    try:
+        encode_frame(request.to_wire())
+    except LocalProtocolError as exc:
+        raise InvalidRequestError(exc.message) from None
+    # Whether such an operation may be repeated, this client cannot know.
+    return Call(request, lambda result: result, is_repeatable=False)
 
 
 def _request(arguments: Arguments, body: BodyKind | None = None) -> Request:

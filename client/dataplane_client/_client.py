@@ -1,7 +1,7 @@
 """The client: a `DataPlane` whose other side is a daemon."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -161,6 +161,28 @@ class DataPlaneClient:
         """Probe every configured backend; see `FullDataPlane`."""
         return await self._call(_calls.list_backends())
 
+    async def call_private(
+        self, operation: str, arguments: Mapping[str, object] | None = None
+    ) -> Mapping[str, object]:
+        """Call an operation of one daemon that is not in the contract (`SPEC.md` 10-7).
+
+        It is sent at most once: if the connection is lost the daemon may have carried it out.
+
+        Args:
+            operation: Its name, which has a dot.
+            arguments: What it takes: text, bytes, integers, booleans, and lists and maps of
+                them. None when `None`.
+
+        Returns:
+            What the daemon answered, not looked at. Such a call has no body either way.
+
+        Raises:
+            InvalidRequestError: The name has no dot, or the arguments cannot be sent; also
+                whatever the daemon says so of.
+            UnsupportedError: This daemon has no such operation.
+        """
+        return await self._call(_calls.private(operation, arguments))
+
     async def aclose(self) -> None:
         """Close all connections; idempotent, never waits.
 
@@ -183,7 +205,7 @@ class DataPlaneClient:
     async def _call(self, call: _calls.Call[T]) -> T:
         lease = await self._pool.lease()
         try:
-            return await lease.run(call.over)
+            return await lease.run(call.over, lambda: call.is_repeatable)
         finally:
             lease.release()
 

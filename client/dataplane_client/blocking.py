@@ -5,7 +5,7 @@ calls it. Importing it loads no event loop.
 """
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -144,6 +144,12 @@ class BlockingDataPlaneClient:
     def list_backends(self) -> BackendList:
         """Probe every configured backend; see `FullDataPlane`."""
         return run(self._client.list_backends())
+
+    def call_private(
+        self, operation: str, arguments: Mapping[str, object] | None = None
+    ) -> Mapping[str, object]:
+        """Call an operation that is not in the contract; see `DataPlaneClient`."""
+        return run(self._client.call_private(operation, arguments))
 
     def close(self) -> None:
         """Close all connections, also while other threads use them; see `aclose`."""

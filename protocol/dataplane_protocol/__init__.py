@@ -45,6 +45,10 @@ from ._errors import (
     UnsupportedError as UnsupportedError,
     error_from_code as error_from_code,
 )
+from ._fields import (
+    Fields as Fields,
+    to_milliseconds as to_milliseconds,
+)
 from ._frames import (
     Buffer as Buffer,
     FrameDecoder as FrameDecoder,

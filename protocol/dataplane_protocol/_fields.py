@@ -1,7 +1,8 @@
 """Typed reading of decoded maps: the one place where `object` becomes a type.
 
 Unknown keys are never looked at (`SPEC.md` 10). An optional field that is not meant is
-absent; a null is a value of the wrong type like any other.
+absent; a null is a value of the wrong type like any other. Whoever has operations of their own
+(`SPEC.md` 10-7) reads their arguments and results with it too.
 """
 
 from collections.abc import Iterator, Mapping

@@ -40,7 +40,8 @@ class StorageReceipt:
         content_address: The object's name under the primary algorithm.
         size_bytes: The object's size.
         outcome: `created`, `existed` (a trusted copy was there) or `healed` (the stored
-            copy was missing or bad and these bytes replaced it). See `IngestOutcome`.
+            copy was missing, bad or not trusted, and these bytes replaced it). See
+            `IngestOutcome`.
         generation: Grows with every acknowledged ingest of the object, within a backend.
             `delete_object(if_generation=...)` takes it.
         stored_at: When the ingest was acknowledged, in UTC, to the millisecond.

@@ -365,8 +365,8 @@ ORDER = (
     fault(
         "a body is taken by operations that have none",
         SERVER,
-        "if (request.body is not None) != isinstance(arguments, IngestArguments):",
-        "if request.body is None and isinstance(arguments, IngestArguments):",
+        "if (request.body is not None) != is_needed:",
+        "if request.body is None and is_needed:",
         "7/body-where-none-belongs",
     ),
 )

@@ -64,6 +64,20 @@ def test_the_operations_without_a_body(daemon, sample):
         assert list(client.list_objects()) == pages
 
 
+def test_a_private_call(daemon):
+    def script(peer):
+        request = peer.request()
+        assert (request.op, request.args) == ("org.example.compact", {"level": 3})
+        peer.send(Ok(result={"saved": 1}))
+        peer.expect_closed()
+
+    daemon.run(script)
+    with blocking.connect(daemon.path) as client:
+        assert client.call_private("org.example.compact", {"level": 3}) == {"saved": 1}
+        with pytest.raises(InvalidRequestError, match="name with a dot"):
+            client.call_private("backend_health")
+
+
 def test_a_walk_may_be_left_at_any_page(daemon, sample):
     page = ObjectPage((sample.status,), True)
     daemon.run(answering(Ok(result=object_page_to_wire(page))))

@@ -22,6 +22,7 @@ from dataplane_protocol import (
     RangeNotSatisfiableError,
     RemoteProtocolError,
     Request,
+    UnsupportedError,
     VerifyResult,
     backend_list_to_wire,
     deletion_result_to_wire,
@@ -215,6 +216,62 @@ async def test_a_page_that_starts_before_its_cursor_is_a_violation(daemon, sampl
 
     page = ObjectPage((entries[1],), False)
     await exchange(daemon, ask, Ok(result=object_page_to_wire(page)))
+
+
+@pytest.mark.anyio
+async def test_a_private_call_sends_a_map_and_gives_one(daemon):
+    ask = lambda c: c.call_private("org.example.compact", {"level": 3, "of": ["a", b"b"]})  # noqa: E731
+    sent, result = await exchange(daemon, ask, Ok(result={"saved": [1, {"more": True}]}))
+    assert sent == frame("org.example.compact", level=3, of=["a", b"b"])
+    assert result == {"saved": [1, {"more": True}]}
+
+
+@pytest.mark.anyio
+async def test_a_private_call_may_have_no_arguments(daemon):
+    sent, result = await exchange(daemon, lambda c: c.call_private("a.b"), Ok(result={}))
+    assert sent == frame("a.b")
+    assert result == {}
+
+
+@pytest.mark.anyio
+async def test_a_private_call_that_the_daemon_does_not_know_is_unsupported(daemon):
+    async def ask(client):
+        with pytest.raises(UnsupportedError):
+            await client.call_private("org.example.compact")
+
+    await exchange(daemon, ask, Failure(code="unsupported"))
+
+
+@pytest.mark.anyio
+async def test_a_private_call_with_a_body_is_a_violation(daemon):
+    async def ask(client):
+        with pytest.raises(RemoteProtocolError):
+            await client.call_private("org.example.compact")
+
+    await exchange(daemon, ask, Ok(result={}, body=BodyKind.STREAM))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("backend_health", {}),
+        ("", {}),
+        (None, {}),
+        (b"a.b", {}),
+        ("a.b", [1]),
+        ("a.b", {"set": {1}}),
+        ("a.b", {"number": 1.5}),
+        ("a.b", {"number": 2**53}),
+        ("a.b", {1: "key"}),
+        ("a.b", {"long": "x" * 65_536}),
+        ("a.\udcff", {}),
+    ],
+)
+async def test_a_private_call_that_cannot_be_sent_is_refused_before(tmp_path, operation, arguments):
+    async with connect(tmp_path / "nobody") as client:
+        with pytest.raises(InvalidRequestError):
+            await client.call_private(operation, arguments)
 
 
 @pytest.mark.anyio

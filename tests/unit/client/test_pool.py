@@ -338,6 +338,17 @@ async def test_a_stale_connection_is_not_replaced_twice(daemon, sample):
 
 
 @pytest.mark.anyio
+async def test_a_stale_connection_is_not_replaced_for_a_private_call(daemon, sample):
+    # It may do something else the second time, and the daemon may have begun.
+    daemon.run(leaving(sample))
+    async with connect(daemon.path) as client:
+        await client.backend_health()
+        with pytest.raises(UnavailableError):
+            await client.call_private("org.example.compact")
+    assert daemon.accepted == 1
+
+
+@pytest.mark.anyio
 async def test_a_fresh_connection_is_not_replaced(daemon):
     daemon.run(lambda peer: peer.request())
     async with connect(daemon.path) as client:

@@ -126,6 +126,16 @@ async def test_the_first_backend_is_the_default(path, tmp_path):
 
 
 @pytest.mark.trio
+async def test_a_backend_that_looks_after_its_disk_answers_an_operator(path, tmp_path):
+    backends = {"f": FilesystemConfig(root=str(tmp_path / "f")), "m": MemoryConfig()}
+    async with running(config_of(path, backends=backends)), connected(path) as client:
+        answer = await client.call(Request(op="dataplaned.scrub_status"))
+        assert answer.result["backend_id"] == "f"
+        other = Request(op="dataplaned.scrub_status", args={"backend_id": "m"})
+        assert (await client.call(other)).code == "unsupported"
+
+
+@pytest.mark.trio
 async def test_the_limit_of_an_object_holds(path):
     async with running(config_of(path, max_object_size=3)), connected(path) as client:
         assert isinstance(await client.call(INGEST, b"abc", End(size_bytes=3)), Ok)
@@ -386,6 +396,15 @@ FEW_DESCRIPTORS = (
 )
 
 
+LARGE = bytes(65_536)
+
+
+def ingest_of(client, content):
+    """Give what a client sends to ingest some bytes."""
+    sent = client.send(INGEST) + client.send_data(len(content)) + content
+    return sent + client.send(End(size_bytes=len(content)))
+
+
 @pytest.mark.slow
 def test_a_daemon_without_descriptors_goes_on_serving_those_it_has(daemon):
     daemon.stop()
@@ -400,15 +419,17 @@ def test_a_daemon_without_descriptors_goes_on_serving_those_it_has(daemon):
     empty = Request(op="list_objects")
     client.receive(exchange(peers[0], client.send(empty)))
     assert client.next_event() == Ok(result={"objects": [], "more": False})
-    client.receive(exchange(peers[0], client.send(INGEST) + client.send(End(size_bytes=0))))
+    client.receive(exchange(peers[0], ingest_of(client, LARGE)))
     refusal = client.next_event()
     assert (refusal.code, refusal.retry) == ("unavailable", True)
+    client.receive(exchange(peers[0], ingest_of(client, b"needs no file")))
+    assert client.next_event().result["receipt"]["outcome"] == "created"
     for peer in peers[1:]:
         peer.close()
     # A new connection is answered once those before it were accepted and found to be closed.
     with connect(daemon.socket_path) as peer:
         assert b"hello" in exchange(peer, HELLO)
-    client.receive(exchange(peers[0], client.send(INGEST) + client.send(End(size_bytes=0))))
+    client.receive(exchange(peers[0], ingest_of(client, LARGE)))
     assert client.next_event().result["receipt"]["outcome"] == "created"
     peers[0].close()
     assert daemon.stop() == 0

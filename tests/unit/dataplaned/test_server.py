@@ -144,10 +144,10 @@ def plane(backend):
 
 
 @asynccontextmanager
-async def serving(plane):
+async def serving(plane, **more):
     ours, theirs = trio.socket.socketpair()
     buffers = BufferPool()
-    session = Session(Peer(theirs, buffers), plane)
+    session = Session(Peer(theirs, buffers), plane, **more)
     served = Served(Client(trio.SocketStream(ours)), session, buffers)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -157,9 +157,9 @@ async def serving(plane):
 
 
 @asynccontextmanager
-async def calling(plane):
+async def calling(plane, **more):
     """As `serving`, with the hellos exchanged; gives the client."""
-    async with serving(plane) as served:
+    async with serving(plane, **more) as served:
         assert isinstance(await served.client.greet(), Hello)
         yield served.client
     assert served.is_over.is_set()
@@ -667,6 +667,100 @@ async def test_a_verify_goes_on_while_its_peer_waits_and_even_talks(backend):
         assert answer.result["verified"] is True
         client.connection.send(HEALTH)
         assert isinstance(await client.receive(), Ok)
+
+
+# Operations beside the contract's.
+
+PRIVATE = "dataplaned.example"
+
+
+def further(function):
+    return {PRIVATE: function}
+
+
+@pytest.mark.trio
+async def test_a_further_operation_gets_its_arguments_and_gives_the_result(plane):
+    async def echo(args):
+        return {"got": dict(args)}
+
+    async with calling(plane, operations=further(echo)) as client:
+        answer = await client.call(Request(op=PRIVATE, args={"number": 7}))
+        assert answer == Ok(result={"got": {"number": 7}})
+        await client.assert_refused("unsupported", Request(op=PRIVATE + "s"))
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+async def test_there_is_none_unless_it_is_given(plane):
+    async with calling(plane) as client:
+        await client.assert_refused("unsupported", Request(op=PRIVATE))
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+async def test_a_further_operation_takes_no_body(plane):
+    async def never(args):
+        raise AssertionError("called")
+
+    async with calling(plane, operations=further(never)) as client:
+        await client.send(Request(op=PRIVATE, body=BodyKind.STREAM), b"body", End(size_bytes=4))
+        await client.assert_refused("bad_request")
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NoSpaceError("full"), "no_space"), (KeyError("bug"), "internal")],
+    ids=["foreseen", "not foreseen"],
+)
+async def test_a_further_operation_that_fails_costs_the_call_only(plane, error, code):
+    async def fail(args):
+        raise error
+
+    async with calling(plane, operations=further(fail)) as client:
+        await client.assert_refused(code, Request(op=PRIVATE))
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+async def test_a_result_that_cannot_be_sent_costs_the_call_only(plane):
+    async def give_too_much(args):
+        return {"text": "x" * 65_536}
+
+    async with calling(plane, operations=further(give_too_much)) as client:
+        await client.assert_refused("internal", Request(op=PRIVATE))
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+async def test_no_further_operation_takes_the_place_of_one_of_the_contract(plane):
+    async def never(args):
+        raise AssertionError("called")
+
+    async with calling(plane, operations={"backend_health": never}) as client:
+        await client.assert_usable()
+
+
+@pytest.mark.trio
+async def test_a_further_operation_is_given_up_when_its_peer_leaves(plane):
+    has_begun, was_cancelled = trio.Event(), trio.Event()
+
+    async def take_long(args):
+        has_begun.set()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            was_cancelled.set()
+            raise
+
+    async with serving(plane, operations=further(take_long)) as served:
+        await served.client.greet()
+        await served.client.send(Request(op=PRIVATE))
+        await has_begun.wait()
+        await served.client.stream.aclose()
+        await served.is_over.wait()
+    assert was_cancelled.is_set()
 
 
 # Idle, draining and turned away.

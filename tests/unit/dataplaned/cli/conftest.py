@@ -1,9 +1,11 @@
 """Commands to run, against one daemon for all tests that do not need their own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -31,8 +33,7 @@ class Cli:
 
     def __call__(self, *arguments: object) -> Done:
         """Run a command in this process, where that is no different, and faster."""
-        command, *rest = map(str, arguments)
-        code = run([command, "--socket", self.socket_path, *rest])
+        code = run([*map(str, arguments), "--socket", self.socket_path])
         captured = self._captured.readouterr()
         return Done(code, captured.out, captured.err.decode())
 
@@ -40,8 +41,7 @@ class Cli:
         self, *arguments: str, shell: str = 'exec "$@"', **options: Any
     ) -> "subprocess.Popen[bytes]":
         """Start a command in a process of its own, by a shell that can redirect."""
-        command, *rest = arguments
-        ours = [sys.executable, "-m", "dataplaned", command, "--socket", self.socket_path, *rest]
+        ours = [sys.executable, "-m", "dataplaned", *arguments, "--socket", self.socket_path]
         return subprocess.Popen(
             ["/bin/sh", "-c", shell, "sh", *ours], stderr=subprocess.PIPE, **options
         )
@@ -64,3 +64,43 @@ def cli(shared_socket: str, capfdbinary: pytest.CaptureFixture[bytes]) -> Cli:
 def cli_of(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[[Any], Cli]:
     """Gives commands on a test's own daemon."""
     return lambda daemon: Cli(daemon.socket_path, capfdbinary)
+
+
+class Ward:
+    """A daemon whose objects can be damaged and mended, with commands for it.
+
+    Attributes:
+        cli: The commands.
+        daemon: Its process.
+        content: Bytes of the object that `ingest` stores; it has a file.
+    """
+
+    def __init__(self, cli: Cli, daemon: Any, directory: Path) -> None:
+        self.cli = cli
+        self.daemon = daemon
+        self.content = os.urandom(300_000)
+        self._directory = directory
+
+    def ingest(self, content: bytes | None = None) -> str:
+        """Store an object and give its address."""
+        path = self._directory / "content"
+        path.write_bytes(self.content if content is None else content)
+        done = self.cli("ingest", path)
+        assert done.code == 0
+        return done.out.split()[0].decode()
+
+    def flip(self) -> None:
+        """Flip a bit in every object file: damage it, or mend it the second time."""
+        for path in self.daemon.files("objects"):
+            path.chmod(0o600)
+            with path.open("r+b") as file:
+                file.seek(150_000)
+                byte = file.read(1)[0]
+                file.seek(150_000)
+                file.write(bytes([byte ^ 1]))
+
+
+@pytest.fixture
+def ward(daemon: Any, cli_of: Callable[[Any], Cli], tmp_path: Path) -> Ward:
+    """A test's own daemon, with an empty store."""
+    return Ward(cli_of(daemon), daemon, tmp_path)

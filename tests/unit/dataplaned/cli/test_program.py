@@ -20,7 +20,11 @@ def program(*arguments: str, **options: object) -> "subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("serve", "get", "ls"))]
+    "arguments",
+    [
+        *(["--help"], ["--version"], ["quarantine", "purge", "--help"]),
+        *([name, "--help"] for name in ("serve", "get", "ls", "scrub", "backup", "fsck")),
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
@@ -33,12 +37,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr == b"[]\n"
 
 
-def test_a_client_command_imports_no_event_loop_and_no_terminal_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["ls"], ["quarantine", "ls"]])
+def test_a_client_command_imports_no_event_loop_and_no_terminal_library(
+    arguments: list[str], tmp_path: Path
+) -> None:
     script = (
         "import sys\n"
         "from dataplaned.cli.program import run\n"
-        f"assert run(['ls', '--socket', {str(tmp_path / 'none')!r}]) == 69\n"
-        "print([name for name in ('trio', 'rich', 'asyncio') if name in sys.modules])\n"
+        f"assert run([*{arguments!r}, '--socket', {str(tmp_path / 'none')!r}]) == 69\n"
+        "heavy = ('trio', 'rich', 'asyncio', 'sqlite3', 'blake3', 'structlog')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
@@ -75,6 +83,13 @@ def test_without_arguments_the_help_is_an_error(capsys: pytest.CaptureFixture[st
         ["delete", "--yes", "--if-generation", "-1", ADDRESS],
         ["delete", "--yes", "--if-generation", "1", ADDRESS, ADDRESS],
         ["get", ADDRESS, "--socket", "s" * 200],
+        ["scrub", "stop"],
+        ["quarantine", "restore"],
+        ["quarantine", "restore", "--all", "1"],
+        ["quarantine", "restore", "0"],
+        ["quarantine", "purge", "--yes"],
+        ["quarantine", "purge", "1"],
+        ["backup", "here"],
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -99,6 +114,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         ["delete", "--yes", ADDRESS, ADDRESS],
         ["health"],
         ["ingest", __file__, __file__],
+        ["scrub", "status"],
+        ["scrub", "start"],
+        ["scrub", "pause"],
+        ["quarantine", "ls"],
+        ["quarantine", "restore", "1", "2"],
+        ["quarantine", "restore", "--all"],
+        ["quarantine", "purge", "--yes", "1"],
+        ["backup"],
     ],
 )
 def test_no_daemon_is_one_line_and_exit_code_69(
