@@ -9,13 +9,17 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
+from .backup import backup
 from .delete import delete
 from .exits import ExitCode, code_of, complain, explain, is_foreseen
+from .fsck import fsck
 from .get import get
 from .health import health
 from .ingest import ingest
 from .listing import list_objects, stat
 from .output import is_terminal, settle_stdout
+from .quarantine import quarantine
+from .scrub import scrub
 from .selftest import selftest
 from .serve import serve
 from .verify import verify
@@ -52,7 +56,7 @@ Exit codes:
 def program() -> None:
     """Store, serve and verify content-addressed objects.
 
-    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve asks a running daemon.
+    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve and fsck asks a running daemon.
     """
 
 
@@ -65,6 +69,10 @@ for _command in (
     verify,
     delete,
     health,
+    scrub,
+    quarantine,
+    backup,
+    fsck,
     selftest,
 ):
     program.add_command(_command)
