@@ -1,15 +1,19 @@
 """What tests of several rooms share: real daemons in processes of their own."""
 
 import contextlib
+import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -53,6 +57,15 @@ class DaemonProcess:
         with self._news:
             self._news.wait_for(lambda: has_come() or not self._is_running, timeout=60)
             return has_come()
+
+    def becomes(self, condition: Callable[[], bool]) -> bool:
+        """Whether a condition comes true within half a minute."""
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     @property
     def pid(self) -> int:
@@ -100,6 +113,98 @@ class DaemonProcess:
         with self._news:
             self._is_running = False
             self._news.notify_all()
+
+
+class Tampering:
+    """Make system calls of a running process fail, or end it, for as long as this is open.
+
+    Args:
+        pid: The process; all of its threads are meant, also those still to come.
+        calls: Names of system calls as in strace(1), with commas between them.
+        action: What happens to them, as in strace(1): `error=EIO`, `signal=KILL:when=3`. Each
+            thread's calls are counted for themselves.
+        paths: Only calls on one of these files, by descriptor or by name.
+    """
+
+    def __init__(self, pid: int, calls: str, action: str, paths: Sequence[Path] = ()) -> None:
+        self._log = tempfile.NamedTemporaryFile(prefix="dp-calls-", mode="r")  # noqa: SIM115
+        command = ["strace", "-f", "-y", "-s", "0", "-o", self._log.name, "-p", str(pid)]
+        command += ["-e", f"trace={calls}", "-e", f"inject={calls}:{action}"]
+        for path in paths:
+            command += ["-P", str(path)]
+        self._strace = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert self._strace.stderr is not None
+        said: list[str] = []
+        for line in self._strace.stderr:
+            said.append(line)
+            if " attached" in line:
+                return
+        self.close()
+        raise PermissionError(f"strace could not attach: {said}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the process alone again. One that this has killed must be reaped before."""
+        if self._log.closed:
+            return
+        self._strace.terminate()
+        try:
+            self._strace.wait(10)
+        except subprocess.TimeoutExpired:
+            # It was told to let go of a process just as that died, and waits for it for ever.
+            self._strace.kill()
+            self._strace.wait()
+        assert self._strace.stderr is not None
+        self._strace.stderr.close()
+        self._log.close()
+
+    def calls(self) -> list[str]:
+        """Give what strace wrote of every call so far; an injected error ends `(INJECTED)`."""
+        self._log.seek(0)
+        return self._log.read().splitlines()
+
+    def injected(self) -> list[str]:
+        """Give what strace wrote of every call that it made fail."""
+        return [line for line in self.calls() if line.endswith("(INJECTED)")]
+
+
+@functools.cache
+def _can_trace() -> bool:
+    if shutil.which("strace") is None:
+        return False
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        try:
+            Tampering(victim.pid, "read", "error=EIO").close()
+        except PermissionError:
+            return False
+        finally:
+            victim.kill()
+    return True
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[bool, str], None]:
+    """Give a function that skips for want of something; the continuous integration has it all."""
+
+    def require(is_there: bool, what: str) -> None:
+        if not is_there:
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {what}")
+
+    return require
+
+
+@pytest.fixture
+def tamper(require: Callable[[bool, str], None]) -> type[Tampering]:
+    """Give what makes the system calls of a running daemon fail."""
+    require(_can_trace(), "strace and leave to attach it")
+    return Tampering
 
 
 @pytest.fixture
