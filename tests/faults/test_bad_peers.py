@@ -191,7 +191,7 @@ def test_an_ingest_whose_client_vanishes_stores_nothing(
     # A daemon that is asked to stop ends every session first, so nothing is left to wait for.
     assert daemon.stop() == 0
     assert daemon.files("staging") == []
-    assert len(daemon.files("objects")) == 1
+    assert daemon.files("objects") == []  # the witness is small, and lives in the catalog
     daemon.start()
     witness()
 
