@@ -140,6 +140,14 @@ class Work:
         if is_damaged:
             self.found.add(address)
 
+    def scrub(self) -> None:
+        """Have everything read in the background, and wait until it was."""
+        self.plane.call_private("dataplaned.scrub_start")
+        assert self.daemon.becomes(
+            lambda: self.plane.call_private("dataplaned.scrub_status")["due_objects"] == 0
+        )
+        self.found |= self.damaged
+
     def damage(self, data: bytes, change: Callable[[Path], object]) -> None:
         """Do something to the file of a large object, behind the daemon's back."""
         address = self._address(data)
@@ -250,6 +258,14 @@ def verifying_large(work: Work) -> Generator[None]:
     work.verify(LARGE)
 
 
+def scrubbing(work: Work) -> Generator[None]:
+    for data in (SMALL, LARGE):
+        work.ingest(data)
+    work.damage(LARGE, lambda path: path.write_bytes(LARGE[:-1] + b"?"))
+    yield
+    work.scrub()
+
+
 def stopping(work: Work) -> Generator[None]:
     for data in (SMALL, LARGE):
         work.ingest(data)
@@ -271,6 +287,7 @@ JOBS = (
     finding_rot,
     verifying_small,
     verifying_large,
+    scrubbing,
     stopping,
 )
 
