@@ -120,11 +120,14 @@ async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope
 
 
 async def _look_after(backend: Backend) -> None:
-    try:
-        await backend.sweep()
-    except DataPlaneError as exc:
-        _log.error("sweep_failed", backend=backend.backend_id, reason=exc.message)
-    await backend.scrub()
+    """Sweep, then scrub: nothing that goes wrong in there may cost callers the daemon."""
+    for name, job in (("sweep", backend.sweep), ("scrub", backend.scrub)):
+        try:
+            await job()
+        except DataPlaneError as exc:
+            _log.error(f"{name}_failed", backend=backend.backend_id, reason=exc.message)
+        except Exception as exc:  # noqa: BLE001 - the backend goes on without it
+            _log.error(f"{name}_failed", backend=backend.backend_id, exc_info=exc)
 
 
 class _Door:

@@ -60,13 +60,14 @@ class Scrub:
         self._ready_at = 0.0
 
     async def run(self) -> None:
-        """Scrub until cancelled."""
-        record = await self._store.run(self._store.catalog.scrub_record)
-        self._is_paused = bool(record.is_paused)
+        """Scrub until cancelled, whatever the disk does."""
         while True:
             # Taken before the pass: whoever asks during it must not be heard a minute later.
             news = self._news
             try:
+                record = await self._store.run(self._store.catalog.scrub_record)
+                if news is self._news:  # else a caller said otherwise while it was read
+                    self._is_paused = bool(record.is_paused)
                 await self._pass()
             except DataPlaneError as exc:
                 _log.error("scrub_failed", backend=self._store.backend_id, reason=exc.message)
@@ -83,7 +84,7 @@ class Scrub:
         before = self._due_before(record.asked_at_ms)
         objects, size, _ = await self._store.run(lambda: catalog.due_totals(before))
         oldest = await self._store.run(lambda: catalog.due(changes.now_ms(), 1))
-        # Of the record: `run` has not read it yet while the store is still swept.
+        # Of the record: `run` may not have read it yet.
         state = ScrubState.PAUSED if record.is_paused else self._state
         return ScrubStatus(
             backend_id=self._store.backend_id,

@@ -21,10 +21,12 @@ from dataplane_protocol import (
     Ok,
     Request,
     Side,
+    UnavailableError,
 )
 from dataplaned.backends.filesystem import FilesystemBackend
+from dataplaned.backends.memory import MemoryBackend
 from dataplaned.config import Config, DaemonConfig, FilesystemConfig, MemoryConfig
-from dataplaned.daemon import StartupError, _Door, serve
+from dataplaned.daemon import StartupError, _Door, _look_after, serve
 from dataplaned.plane import LocalDataPlane
 
 HEALTH = Request(op="backend_health")
@@ -101,6 +103,21 @@ async def connected(path):
         client = Client(stream)
         assert isinstance(await client.call(Hello()), Hello)
         yield client
+
+
+class Restless(MemoryBackend):
+    """A backend whose background work fails at once."""
+
+    def __init__(self, backend_id, **errors):
+        super().__init__(backend_id)
+        self.errors = errors
+
+    async def sweep(self):
+        if "sweep" in self.errors:
+            raise self.errors["sweep"]
+
+    async def scrub(self):
+        raise self.errors["scrub"]
 
 
 # Starting.
@@ -191,6 +208,15 @@ async def test_one_store_twice_is_refused(path, tmp_path):
     store = FilesystemConfig(root=str(tmp_path / "store"))
     with pytest.raises(StartupError, match=r"backend again: .*in use"):
         await serve(config_of(path, backends={"once": store, "again": store}))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [UnavailableError("the disk is gone"), ZeroDivisionError()])
+async def test_background_work_that_fails_is_logged_and_no_more(error):
+    with structlog.testing.capture_logs() as logs:
+        await _look_after(Restless("r", sweep=error, scrub=error))
+    assert [line["event"] for line in logs] == ["sweep_failed", "scrub_failed"]
+    assert {line["backend"] for line in logs} == {"r"}
 
 
 @pytest.mark.trio

@@ -503,23 +503,59 @@ async def test_a_damaged_catalog_makes_the_store_read_only(place, clock, autojum
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("error", [ZeroDivisionError(), sqlite3.OperationalError("bad")])
-async def test_a_failure_does_not_end_it(place, clock, watch, autojump_clock, error):
+@pytest.mark.parametrize("read", ["scrub_record", "due"])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), sqlite3.OperationalError("bad"), UnavailableError("gone")]
+)
+async def test_a_failure_does_not_end_it(place, clock, watch, autojump_clock, error, read):
     async with place.opened() as backend:
         await fill(place, backend, clock, [SMALL])
         await backend.start_scrub()
-        due = backend._store.catalog.due
+        catalog = backend._store.catalog
+        works = getattr(catalog, read)
 
         def fail(*_):
-            backend._store.catalog.due = due
+            setattr(catalog, read, works)
             raise error
 
-        backend._store.catalog.due = fail
+        setattr(catalog, read, fail)
         with structlog.testing.capture_logs() as logs:
             async with scrubbing(backend):
                 await watch.saw(1)
         assert watch.times[0] >= 60.0
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["scrub_failed"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("was_paused", [True, False])
+async def test_what_a_caller_says_while_it_starts_is_heard(
+    place, clock, watch, autojump_clock, was_paused
+):
+    async with place.opened() as backend:
+        await fill(place, backend, clock, [SMALL])
+        await backend.start_scrub()
+        if was_paused:
+            await backend.pause_scrub()
+        store = backend._store
+        run, has_read, has_told = store.run, trio.Event(), trio.Event()
+
+        async def run_slowly(work):
+            found = await run(work)
+            if work == store.catalog.scrub_record and not has_read.is_set():
+                has_read.set()
+                await has_told.wait()
+            return found
+
+        store.run = run_slowly
+        async with scrubbing(backend):
+            await has_read.wait()
+            await (backend.start_scrub() if was_paused else backend.pause_scrub())
+            has_told.set()
+            if was_paused:
+                await watch.saw(1)
+            else:
+                await trio.sleep(1000)
+    assert bool(watch.times) == was_paused
 
 
 @pytest.mark.trio
