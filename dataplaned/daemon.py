@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import signal
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 
@@ -16,9 +17,11 @@ from .backends.filesystem import FilesystemBackend
 from .backends.memory import MemoryBackend
 from .config import BackendConfig, Config, DaemonConfig, FilesystemConfig
 from .listening import SocketInUseError, listen
+from .lobby import Lobby
 from .maintenance import Maintenance
 from .peer import BufferPool, Peer
 from .plane import LocalDataPlane
+from .quick import QuickCalls
 from .server import FEATURES, NO_OPERATIONS, FurtherOperation, Session, turn_away
 from .telemetry import set_up_logging
 
@@ -59,13 +62,17 @@ async def serve(
         async with open_backends(config.backend) as backends:
             plane = LocalDataPlane(backends, max_object_size=config.daemon.max_object_size)
             try:
-                with listen(config.daemon.socket) as listener:
+                with (
+                    listen(config.daemon.socket) as listener,
+                    contextlib.closing(Lobby(QuickCalls(plane))) as lobby,
+                ):
                     _log.info("listening", socket=config.daemon.socket, backends=list(backends))
                     async with trio.open_nursery() as nursery:
                         operations = Maintenance(backends).operations
-                        door = _Door(listener, plane, config.daemon, operations)
+                        door = _Door(listener, plane, config.daemon, operations, lobby)
                         for backend in backends.values():
                             nursery.start_soon(_look_after, backend)
+                        nursery.start_soon(lobby.run)
                         nursery.start_soon(door.run, nursery)
                         task_status.started()
                         await _note_signal(signals, "stopping")
@@ -139,7 +146,9 @@ class _Door:
         plane: LocalDataPlane,
         config: DaemonConfig,
         operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
+        lobby: Lobby | None = None,
     ) -> None:
+        self._lobby = lobby
         self._listener = listener
         self._plane = plane
         self._max_connections = config.max_connections
@@ -155,7 +164,7 @@ class _Door:
         is_exhausted = False
         while True:
             try:
-                socket, _ = await self._listener.accept()
+                accepted, _ = await self._listener.accept()
             except OSError as exc:
                 if exc.errno not in _EXHAUSTED:
                     _log.error("accept_failed", reason=exc.strerror)
@@ -166,7 +175,7 @@ class _Door:
                 await trio.sleep(_ACCEPT_PAUSE)
                 continue
             is_exhausted = False
-            nursery.start_soon(self._attend, socket)
+            nursery.start_soon(self._attend, accepted)
 
     async def drain(self, timeout_s: float) -> None:
         """Turn newcomers away, and wait until every call has ended or time is up."""
@@ -180,8 +189,8 @@ class _Door:
             if scope.cancelled_caught:
                 _log.warning("drain_timeout", connections=len(self._sessions))
 
-    async def _attend(self, socket: trio.socket.SocketType) -> None:
-        peer = Peer(socket, self._buffers)
+    async def _attend(self, accepted: trio.socket.SocketType) -> None:
+        peer = Peer(socket.socket(fileno=accepted.detach()), self._buffers)
         if self._is_draining:
             await turn_away(peer, UnavailableError("daemon is stopping"))
             return
@@ -190,7 +199,7 @@ class _Door:
                 peer, UnavailableError(f"daemon has {self._max_connections} connections")
             )
             return
-        session = Session(peer, self._plane, self._features, self._operations)
+        session = Session(peer, self._plane, self._features, self._operations, self._lobby)
         self._sessions.add(session)
         try:
             await session.run()

@@ -117,7 +117,7 @@ def touched_blocks(offset: int, length: int) -> tuple[int, int]:
     return first, count_blocks(offset + length) - first if length else 0
 
 
-def find_bad_block(data: bytes, digests: bytes) -> int | None:
+def find_bad_block(data: bytes | memoryview, digests: bytes) -> int | None:
     """Compare whole blocks with their digests.
 
     Args:

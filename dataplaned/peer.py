@@ -1,9 +1,13 @@
-"""The other end of one accepted connection: events in, frames out, over a trio socket."""
+"""The other end of one accepted connection: events in, frames out.
+
+The socket is read and written directly, and trio only asked to wait when the kernel has
+nothing: its own sockets, and a deadline for each read and write, take longer than a small call.
+"""
 
 import os
+import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -33,6 +37,9 @@ _MAX_BUFFERS: Final = 1024
 
 #: Queued bytes that are sent without waiting for more.
 _FLUSH_SIZE: Final = 65_536
+
+#: Reads and writes in a row that did not have to wait, after which other tasks have a turn.
+_MOST_AT_ONCE: Final = 8
 
 
 class PeerGoneError(Exception):
@@ -71,25 +78,60 @@ class Peer:
         buffers: Where receive buffers come from.
     """
 
-    def __init__(self, socket: trio.socket.SocketType, buffers: BufferPool) -> None:
+    def __init__(self, socket: socket.socket, buffers: BufferPool) -> None:
         self.connection = Connection(Side.SERVER)
+        socket.setblocking(False)
         self._socket = socket
         self._buffers = buffers
         self._buffer: bytearray | None = None
         self._outgoing: list[Buffer] = []
         self._outgoing_size = 0
         self._descriptor = -1
+        self._at_once = 0
+
+    def fileno(self) -> int:
+        """Give the socket's number; -1 once it is closed."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Close the socket. What was sent is still delivered."""
         self._drop_descriptor()
         self._drop_buffer()
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
 
     async def wait(self) -> None:
         """Wait, without a buffer and for as long as it takes, until something arrives."""
-        self._drop_buffer()
+        self.rest()
         await trio.lowlevel.wait_readable(self._socket)
+
+    def rest(self) -> None:
+        """Hold no buffer until something arrives."""
+        self._drop_buffer()
+
+    def receive_now(self, buffer: bytearray) -> int:
+        """Read what is there into a buffer, for whoever takes the bytes to `connection`.
+
+        Raises:
+            OSError: As recv(2), `BlockingIOError` included.
+        """
+        return self._socket.recv_into(buffer)
+
+    def send_now(self, frames: Sequence[Buffer]) -> bool:
+        """Send frames, and put what the kernel does not take at once before the next `flush`.
+
+        Returns:
+            Whether all of it is gone; otherwise `flush` has to be called.
+        """
+        try:
+            sent = self._socket.sendmsg(frames, (), socket.MSG_NOSIGNAL)
+        except OSError:
+            sent = 0  # the socket is full, or `flush` will find it broken
+        for rest in unsent(frames, sent):
+            # Whoever made the frame may use its memory again.
+            self._queue(bytes(rest))
+        return not self._outgoing
 
     async def receive(self) -> Event:
         """Give the next event. A piece of payload is good until the next call.
@@ -158,16 +200,16 @@ class Peer:
         self._outgoing_size = 0
         while buffers:
             # sendmsg(2) may take a part; the descriptor has then gone with its first byte.
-            ancillary = self._ancillary()
-            some = buffers[:_MAX_BUFFERS]
-            sent = await self._in_time(partial(self._socket.sendmsg, some, ancillary))
+            sent = await self._send_some(buffers[:_MAX_BUFFERS])
             self._drop_descriptor()
             buffers = unsent(buffers, sent)
 
     async def raise_when_gone(self) -> None:
         """Watch an idle half: raise `PeerGoneError` on EOF, return when bytes arrive."""
         await trio.lowlevel.wait_readable(self._socket)
-        if not await self._in_time(lambda: self._socket.recv(1, trio.socket.MSG_PEEK)):
+        if not await self._attempt(
+            lambda: self._socket.recv(1, socket.MSG_PEEK), trio.lowlevel.wait_readable
+        ):
             raise PeerGoneError("connection was closed while the call was worked on")
 
     def _queue(self, buffer: bytes | memoryview) -> None:
@@ -183,7 +225,7 @@ class Peer:
         if self._descriptor < 0:
             return []
         rights = struct.pack("i", self._descriptor)
-        return [(trio.socket.SOL_SOCKET, trio.socket.SCM_RIGHTS, rights)]
+        return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
 
     def _drop_descriptor(self) -> None:
         fd, self._descriptor = self._descriptor, -1
@@ -194,16 +236,37 @@ class Peer:
         buffer = self._buffer
         if buffer is None:
             buffer = self._buffer = self._buffers.take()
-        count = await self._in_time(lambda: self._socket.recv_into(buffer))
+        count = await self._attempt(
+            lambda: self._socket.recv_into(buffer), trio.lowlevel.wait_readable
+        )
         if count:
             self.connection.receive(memoryview(buffer)[:count])
         else:
             self.connection.receive_eof()
 
-    async def _in_time(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def _send_some(self, buffers: Sequence[Buffer]) -> int:
+        ancillary = self._ancillary()
+        return await self._attempt(
+            lambda: self._socket.sendmsg(buffers, ancillary, socket.MSG_NOSIGNAL),
+            trio.lowlevel.wait_writable,
+        )
+
+    async def _attempt(
+        self, operation: Callable[[], T], wait: Callable[[socket.socket], Awaitable[None]]
+    ) -> T:
+        """Do it at once if the kernel can, and wait for that otherwise, but not for ever."""
+        self._at_once += 1
+        if self._at_once > _MOST_AT_ONCE:
+            self._at_once = 0
+            await trio.lowlevel.checkpoint()
         try:
-            with trio.fail_after(STALL_TIMEOUT):
-                return await operation()
+            while True:
+                try:
+                    return operation()
+                except BlockingIOError:
+                    self._at_once = 0
+                    with trio.fail_after(STALL_TIMEOUT):
+                        await wait(self._socket)
         except trio.TooSlowError:
             raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s") from None
         except OSError as exc:

@@ -173,14 +173,22 @@ class LocalDataPlane:
             default=self._default,
         )
 
+    def find_backend(self, backend_id: str | None) -> Backend | None:
+        """Give a backend by its id, the default one without."""
+        return self._backends.get(self._default if backend_id is None else backend_id)
+
+    def allows(self, size: int) -> bool:
+        """Whether an object may have so many bytes."""
+        return self._max_object_size is None or size <= self._max_object_size
+
     def _backend(self, backend_id: str | None) -> Backend:
-        try:
-            return self._backends[self._default if backend_id is None else backend_id]
-        except KeyError:
-            raise UnknownBackendError("no backend with this id is configured") from None
+        backend = self.find_backend(backend_id)
+        if backend is None:
+            raise UnknownBackendError("no backend with this id is configured")
+        return backend
 
     def _check_size(self, size: int) -> None:
-        if self._max_object_size is not None and size > self._max_object_size:
+        if not self.allows(size):
             raise ObjectTooLargeError(
                 f"object has at least {size} bytes, limit is {self._max_object_size}",
                 details={"limit_bytes": self._max_object_size},

@@ -63,6 +63,7 @@ from dataplane_protocol import (
 )
 
 from . import __version__
+from .lobby import Lobby
 from .peer import Peer, PeerGoneError, PeerViolationError
 from .threads import open_plain_nursery
 
@@ -106,6 +107,7 @@ class Session:
         plane: Where the calls go.
         features: What clients may have that ask for it.
         operations: What clients may call beside the contract's operations, by name.
+        lobby: Where to wait between calls, if not here.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Session:
         plane: FullDataPlane,
         features: Sequence[str] = FEATURES,
         operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
+        lobby: Lobby | None = None,
     ) -> None:
+        self._lobby = lobby
         self._features = features
         self._operations = operations
         self._peer = peer
@@ -172,9 +176,21 @@ class Session:
             self._idle_scope = scope
             is_idle = connection.is_reusable or connection.our_state is State.HELLO
             if is_idle and not self._is_draining:
-                await self._peer.wait()
+                await self._wait()
         self._idle_scope = None
         return not (self._is_draining or scope.cancelled_caught)
+
+    async def _wait(self) -> None:
+        if self._lobby is None or self._peer.connection.our_state is State.HELLO:
+            await self._peer.wait()
+            return
+        while not await self._lobby.wait(self._peer):
+            # The rest of an answer: no idleness that `drain` may end.
+            scope, self._idle_scope = self._idle_scope, None
+            await self._peer.flush()
+            self._idle_scope = scope
+            if self._is_draining:
+                return
 
     async def _next_request(self) -> Request | None:
         if not await self._is_spoken_to(math.inf):

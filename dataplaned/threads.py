@@ -1,13 +1,14 @@
-"""Worker threads, with a limiter for each purpose, and nurseries that raise plain errors.
+"""Worker threads, with a limiter for each purpose, and what comes back from them.
 
 One limiter for everything would let the slowest purpose starve the others: trio's default
 has 40 tokens, and 40 reads from a stuck disk hold them all, also after they were abandoned.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from typing import Final, TypeVar, cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeVar, cast
 
 import trio
 
@@ -41,6 +42,37 @@ async def wait_for(future: "Future[T]") -> T:
     with trio.CancelScope(shield=True):
         await done.wait()
     return future.result()
+
+
+class Mailbox:
+    """Calls from other threads, made on the event loop in the order in which they came.
+
+    The loop is woken once for all that come while it is busy, and not once for each.
+    """
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._is_announced = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def open(self) -> None:
+        """Have the calls made on the event loop that this is called on."""
+        self._token = trio.lowlevel.current_trio_token()
+
+    def post(self, function: Callable[[T], object], argument: T) -> None:
+        """Have a function called, which must not raise. Not at all once the loop has ended."""
+        self._calls.append((function, argument))
+        # In this order, and the other way round in `_empty`, so that no call is left behind.
+        if not self._is_announced and self._token is not None:
+            self._is_announced = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._empty)
+
+    def _empty(self) -> None:
+        self._is_announced = False
+        while self._calls:
+            function, argument = self._calls.popleft()
+            function(argument)
 
 
 @asynccontextmanager

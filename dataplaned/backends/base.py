@@ -33,6 +33,7 @@ from dataplane_protocol import (
 )
 
 from ..digests import BLOCK_SIZE, ObjectDigests, count_blocks
+from .quick import QuickBackend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,13 @@ class StoredObject(ABC):
 
 
 class Backend(ABC):
-    """A place for objects. `Digest` arguments are `blake3` or `sha256`, nothing else."""
+    """A place for objects. `Digest` arguments are `blake3` or `sha256`, nothing else.
+
+    Attributes:
+        quick: What it can do at once, on the event loop; `None` for a backend that has no such.
+    """
+
+    quick: QuickBackend | None = None
 
     def __init__(self, backend_id: str) -> None:
         self.backend_id = backend_id

@@ -137,6 +137,21 @@ from ._storage import (
     ObjectStatus as ObjectStatus,
     StorageReceipt as StorageReceipt,
 )
+from ._usual import (
+    UsualCall as UsualCall,
+    UsualDelete as UsualDelete,
+    UsualIngest as UsualIngest,
+    UsualServe as UsualServe,
+    UsualStat as UsualStat,
+    read_usual as read_usual,
+)
+from ._usual_answers import (
+    object_entry as object_entry,
+    usual_delete_answer as usual_delete_answer,
+    usual_ingest_answer as usual_ingest_answer,
+    usual_serve_answer as usual_serve_answer,
+    usual_stat_answer as usual_stat_answer,
+)
 from ._version import (
     __version__ as __version__,
 )

@@ -5,12 +5,11 @@ verifying.py and scrub.py look after what is stored, on a store (store.py) that 
 (root.py) and a catalog (catalog.py).
 """
 
-import dataclasses
+import contextlib
 import functools
 import os
 import sqlite3
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 import trio
@@ -27,28 +26,27 @@ from dataplane_protocol import (
     ObjectNotFoundError,
     ObjectPage,
     ObjectStatus,
-    resolve_range,
 )
 
 from ...config import FilesystemConfig
-from ...digests import BLOCK_SIZE, DIGEST_SIZE, Digester, count_blocks, touched_blocks
+from ...digests import DIGEST_SIZE
 from ...threads import run_in_thread
 from ..base import Backend, BackendError, Staging, StoredObject, Verification
 from ..maintenance import Maintained, QuarantinedCopy, ScrubStatus
 from . import changes
 from .errors import is_full
+from .hot import HotFile, HotObject
+from .opening import MOST_QUICK_BLOCKS, block_digests, close_copy, open_to_serve
 from .publishing import FilesystemStaging
+from .quick import FilesystemQuick
 from .reading import FilesystemObject, SmallObject
-from .root import CATALOG_NAME, stamp_of
+from .root import CATALOG_NAME, NotAFileError, stamp_of
 from .rows import Quarantined, Row
 from .scrub import Scrub
 from .status import moment, status_of
 from .store import Store
-from .verifying import Copy, open_copy, verify
+from .verifying import Copy, verify
 from .writer import Change
-
-#: The BLAKE3 value of no bytes, against which there is nothing to read.
-_EMPTY: Final = Digester().finish().blake3
 
 _log = structlog.get_logger(__name__)
 
@@ -66,9 +64,11 @@ class FilesystemBackend(Backend, Maintained):
         self._store = Store(backend_id, config)
         self._scrub = Scrub(self._store)
         self._has_given_reserve = False
+        self.quick = FilesystemQuick(self._store)
 
     async def open(self) -> None:
         path = self._store.config.root
+        self._store.mailbox.open()
         try:
             await run_in_thread(self._store.open, self._store.limiter)
         except OSError as exc:
@@ -111,8 +111,7 @@ class FilesystemBackend(Backend, Maintained):
         copy, digests = await self._store.run(lambda: self._open(digest, byte_range))
         row = copy.row
         if copy.trouble is not None:
-            if copy.fd is not None:
-                os.close(copy.fd)
+            close_copy(copy)
             await self._store.mark_rotten(row, copy.trouble)
             raise ObjectCorruptError(f"object {digest} {copy.trouble}")
 
@@ -246,44 +245,28 @@ class FilesystemBackend(Backend, Maintained):
 
     def _open(self, digest: Digest, byte_range: tuple[int, int] | None) -> tuple[Copy, bytes]:
         """Open a copy, with the digests of the blocks that a range touches."""
-        copy = open_copy(self._store, digest)
+        version = self._store.catalog.hot.version
+        copy = open_to_serve(self._store, digest)
+        if copy.trouble is not None:
+            return copy, b""
         try:
-            self._refuse_rotten(copy.row)
-            if copy.trouble is None:
-                copy = dataclasses.replace(copy, trouble=self._contradiction(copy.row))
-            if copy.trouble is not None:
-                return copy, b""
-            return copy, self._block_digests(copy.row, byte_range)
+            digests = block_digests(self._store, copy.row, byte_range)
+            if len(digests) <= MOST_QUICK_BLOCKS * DIGEST_SIZE:
+                self._keep_open(copy.row, version)
         except BaseException:
-            if copy.fd is not None:
-                os.close(copy.fd)
+            close_copy(copy)
             raise
+        return copy, digests
 
-    def _refuse_rotten(self, row: Row) -> None:
-        if self._store.is_rotten(row):
-            raise ObjectCorruptError(f"object {row.digest} is quarantined")
-
-    def _contradiction(self, row: Row) -> str | None:
-        """Say what contradicts the size in the catalog, which no digest vouches for."""
-        if row.size == 0:
-            return None if row.blake3 == _EMPTY else "size is 0 bytes, which its name is not of"
+    def _keep_open(self, row: Row, version: int) -> None:
+        """Keep a file open: whoever reads a little of it reads more of it soon."""
         if row.file is None:
-            return None
-        count = self._store.catalog.count_block_digests(row.blake3)
-        expected = count_blocks(row.size) if row.size > BLOCK_SIZE else 0
-        if count == expected:
-            return None
-        self._store.find(row.digest)  # a delete took them
-        return f"has {count} block digests, must have {expected}"
-
-    def _block_digests(self, row: Row, byte_range: tuple[int, int] | None) -> bytes:
-        first, count = touched_blocks(*resolve_range(byte_range, row.size))
-        if row.size <= BLOCK_SIZE:
-            return row.blake3 if row.size else b""
-        digests = self._store.catalog.block_digests(row.blake3, first, count)
-        if len(digests) < count * DIGEST_SIZE:
-            self._store.find(row.digest)  # a delete took them; otherwise reading will tell
-        return digests
+            return
+        # Not the same description: that one may be given away.
+        with contextlib.suppress(OSError, NotAFileError):
+            fd = self._store.root.open_file(row.file)
+            hot = HotObject(row, file=HotFile(fd, os.fstat(fd)))
+            self._store.catalog.hot.keep(hot, version)
 
     def _entry(self, number: int) -> Quarantined:
         entries = self._store.catalog.quarantined(number - 1, 1)

@@ -1,33 +1,36 @@
 """The catalog: an object exists when, and only when, its row is committed here.
 
 One thread writes (writer.py), in groups. Reading goes over a connection of its own, under a
-lock, from whatever worker thread asks; statements take microseconds. A third connection reads
-past every cache, for verifying.
+lock, from whatever worker thread asks; statements take microseconds. Another one is the event
+loop's alone, for when no disk can be in the way (residency.py), and one reads past every cache,
+for verifying.
 """
 
 import contextlib
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import trio
 
-from dataplane_protocol import Digest
-
 from ...digests import DIGEST_SIZE
 from . import changes, schema
-from .rows import COLUMNS, Quarantined, Row, key_of, value_of
-from .writer import Change, Writer
+from .hot import HotObject, HotObjects
+from .lookups import CONTENT, Lookups
+from .residency import Residency
+from .rows import COLUMNS, Quarantined, Row
+from .writer import Change, Done, Writer
 
 T = TypeVar("T")
 
 #: Bytes of pages that the writing connection may hold: the upper levels of both digest trees
 #: of some ten million objects, and the leaves that a group touches.
 _WRITER_CACHE: Final = 64 * 1024 * 1024
-_READER_CACHE: Final = 16 * 1024 * 1024
+_READER_CACHE: Final = 8 * 1024 * 1024
 
 #: Instructions of SQLite between two looks whether a check of the catalog was cancelled.
 _CHECK_STEP: Final = 100_000
@@ -48,8 +51,8 @@ class ScrubRecord:
     catalog_checked_at_ms: int
 
 
-class Catalog:
-    """The open catalog of one store. Everything here blocks but `commit`.
+class Catalog(Lookups):
+    """The open catalog of one store. Everything here blocks but `commit` and `submit`.
 
     Args:
         path: The file, made when it is missing.
@@ -60,20 +63,22 @@ class Catalog:
         BackendError: The file is no catalog, of another format, or not this store's latest.
         sqlite3.Error: It cannot be read or written. After a failed commit the outcome is
             unknown until the catalog is opened again.
+
+    Attributes:
+        hot: What is kept in memory of it.
     """
 
     def __init__(self, path: str, *, run: str, last_run: str) -> None:
         self.path = path
         self._connections: list[sqlite3.Connection] = []
         self._fds: list[int] = []
-        self._read_lock = threading.Lock()
         self._disk_lock = threading.Lock()
         writing = self._connect(_WRITER_CACHE)
         try:
             schema.prepare(writing, path, last_run)
             schema.begin_run(writing, path, run, last_run)
-            self._reading = self._connect(_READER_CACHE)
-            self._reading.execute("PRAGMA query_only = ON")
+            super().__init__(self._connect(_READER_CACHE))
+            self._at_once = Lookups(self._connect(_READER_CACHE, timeout_s=0))
             self._disk = self._connect(0)
             self._disk.execute("PRAGMA query_only = ON")
             # Closed after every connection: close(2) of any descriptor of the file would take
@@ -83,21 +88,40 @@ class Catalog:
         except BaseException:
             self._close()
             raise
-        self._writer = Writer(writing)
+        self.hot = HotObjects()
+        self._residency = Residency(self._fds)
+        self._writer = Writer(writing, self.hot)
 
     def close(self) -> None:
         """Commit what was submitted and close. SQLite folds the WAL into the file."""
         self._writer.close()
+        self._residency.close()
+        self.hot.clear()
         self._close()
+
+    @property
+    def at_once(self) -> Lookups | None:
+        """Lookups for the event loop; `None` while they might take a disk."""
+        return self._at_once if self._residency.is_certain else None
 
     def commit(self, change: Change[T]) -> "Future[T]":
         """Have a change committed with whatever else is waiting; see `Writer.submit`."""
-        return self._writer.submit(change)
+        future: Future[T] = Future()
 
-    def find(self, digest: Digest) -> Row | None:
-        """Look an object up by either digest."""
-        rows = self._read(f"SELECT {COLUMNS} FROM objects WHERE {key_of(digest)}", value_of(digest))
-        return Row(*rows[0]) if rows else None
+        def finish(result: T | None, error: Exception | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(cast("T", result))
+
+        self._writer.submit(change, finish)
+        return future
+
+    def submit(
+        self, change: Change[T], done: Done[T], keep: Callable[[T], HotObject] | None = None
+    ) -> None:
+        """Have a change committed; `done` is called in the writer's thread."""
+        self._writer.submit(change, done, keep)
 
     def page(self, after: bytes, limit: int) -> list[Row]:
         """Give at most `limit` rows in order of BLAKE3, after a value; `b""` starts."""
@@ -115,13 +139,10 @@ class Catalog:
             row: The object.
             from_disk: Whether to read past every cache, once `forget_cached` was called.
         """
-        # One flipped bit makes text of a blob.
-        statement = "SELECT CAST(bytes AS BLOB) FROM contents WHERE id = ?"
-        if from_disk:
-            with self._disk_lock:
-                found = self._disk.execute(statement, (row.content,)).fetchall()
-        else:
-            found = self._read(statement, row.content)
+        if not from_disk:
+            return super().content(row)
+        with self._disk_lock:
+            found = self._disk.execute(CONTENT, (row.content,)).fetchall()
         return found[0][0] if found else None
 
     def forget_cached(self) -> None:
@@ -130,6 +151,7 @@ class Catalog:
         The catalog leaves the kernel's page cache as a whole: where in it an object's bytes
         are, SQLite does not tell.
         """
+        self._residency.note_dropping()
         with self._disk_lock:
             self._disk.execute("PRAGMA shrink_memory")
         for fd in self._fds:
@@ -257,8 +279,8 @@ class Catalog:
         finally:
             copy.close()
 
-    def _connect(self, cache_size: int) -> sqlite3.Connection:
-        connection = schema.connect(self.path, cache_size=cache_size)
+    def _connect(self, cache_size: int, timeout_s: float = 10) -> sqlite3.Connection:
+        connection = schema.connect(self.path, cache_size=cache_size, timeout_s=timeout_s)
         self._connections.append(connection)
         return connection
 
@@ -267,7 +289,3 @@ class Catalog:
             connection.close()
         for fd in self._fds:
             os.close(fd)
-
-    def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._read_lock:
-            return self._reading.execute(statement, values).fetchall()

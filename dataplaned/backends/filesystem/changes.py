@@ -12,7 +12,7 @@ those once the transaction is on disk.
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dataplane_protocol import ConflictError, Digest, IngestOutcome
@@ -62,37 +62,25 @@ def store(
     digests: ObjectDigests,
     fresh: NewFile | bytes,
     is_trusted: Callable[[Row], bool],
+    require_room: Callable[[int], None] = lambda _: None,
 ) -> Stored:
     """Put the row of an object whose bytes are at hand, as a file or as they are.
 
     A copy that is there and trusted is kept, and the fresh bytes are garbage. A rotten one
-    that is replaced stays in quarantine.
+    that is replaced stays in quarantine. `require_room` is asked before anything that takes
+    room.
     """
-    present = renew(connection, digests, is_trusted)
-    if present is not None:
-        return kept(present, (fresh.name,) if isinstance(fresh, NewFile) else ())
     old = _find(connection, digests.blake3)
-    generation = _next_generation(connection)
-    now = now_ms()
-    row = Row(
-        blake3=digests.blake3,
-        sha256=digests.sha256,
-        size=digests.size,
-        file=fresh.name if isinstance(fresh, NewFile) else None,
-        # A number that was never used before, so that no reader takes one copy for another.
-        content=None if isinstance(fresh, NewFile) else generation,
-        generation=generation,
-        stored_at_ms=now,
-        verified_at_ms=now,
-        stamp=fresh.stamp if isinstance(fresh, NewFile) else "",
-        is_rotten=0,
-    )
+    if old is not None and _is_good(old, digests, is_trusted):
+        return kept(_renewed(connection, old), (fresh.name,) if isinstance(fresh, NewFile) else ())
+    require_room(digests.size)
+    generation = next_generation(connection, int(old is None), digests.size if old is None else 0)
+    row = fresh_row(digests, fresh, generation)
     if not isinstance(fresh, NewFile):
         connection.execute("INSERT INTO contents VALUES (?, ?)", (generation, fresh))
     _put_row(connection, row)
     put_blocks(connection, digests)
     if old is None:
-        _count(connection, objects=1, size=digests.size)
         return Stored(row=row, outcome=IngestOutcome.CREATED)
     garbage = () if old.is_rotten else _drop_copy(connection, old)
     connection.execute(
@@ -117,15 +105,9 @@ def renew(
         is trusted.
     """
     present = _find(connection, digests.blake3)
-    if present is None or not is_trusted(present):
+    if present is None or not _is_good(present, digests, is_trusted):
         return None
-    if (present.sha256, present.size) != (digests.sha256, digests.size):
-        return None
-    (renewed,) = connection.execute(
-        f"UPDATE objects SET generation = ?, stored_at_ms = ? WHERE blake3 = ? RETURNING {COLUMNS}",
-        (_next_generation(connection), now_ms(), digests.blake3),
-    ).fetchall()
-    return Row(*renewed)
+    return _renewed(connection, present)
 
 
 def remove(
@@ -153,7 +135,7 @@ def remove(
     connection.execute("DELETE FROM objects WHERE blake3 = ?", (row.blake3,))
     connection.execute("DELETE FROM blocks WHERE blake3 = ?", (row.blake3,))
     connection.execute("DELETE FROM quarantine WHERE blake3 = ?", (row.blake3,))
-    _count(connection, objects=-1, size=-row.size)
+    count(connection, objects=-1, size=-row.size)
     return Removed(garbage=tuple(garbage))
 
 
@@ -248,14 +230,50 @@ def _drop_copy(connection: sqlite3.Connection, copy: Row | Quarantined) -> tuple
     return () if copy.file is None else (copy.file,)
 
 
-def _next_generation(connection: sqlite3.Connection) -> int:
+def _is_good(row: Row, digests: ObjectDigests, is_trusted: Callable[[Row], bool]) -> bool:
+    is_same = (row.sha256, row.size) == (digests.sha256, digests.size)
+    return is_same and is_trusted(row)
+
+
+def _renewed(connection: sqlite3.Connection, row: Row) -> Row:
+    renewed = replace(row, generation=next_generation(connection), stored_at_ms=now_ms())
+    connection.execute(
+        "UPDATE objects SET generation = ?, stored_at_ms = ? WHERE blake3 = ?",
+        (renewed.generation, renewed.stored_at_ms, row.blake3),
+    )
+    return renewed
+
+
+def fresh_row(digests: ObjectDigests, fresh: NewFile | bytes, generation: int) -> Row:
+    """Give the row of an object that is stored now."""
+    now = now_ms()
+    return Row(
+        blake3=digests.blake3,
+        sha256=digests.sha256,
+        size=digests.size,
+        file=fresh.name if isinstance(fresh, NewFile) else None,
+        # A number that was never used before, so that no reader takes one copy for another.
+        content=None if isinstance(fresh, NewFile) else generation,
+        generation=generation,
+        stored_at_ms=now,
+        verified_at_ms=now,
+        stamp=fresh.stamp if isinstance(fresh, NewFile) else "",
+        is_rotten=0,
+    )
+
+
+def next_generation(connection: sqlite3.Connection, objects: int = 0, size: int = 0) -> int:
+    """Give a new generation, or the last of as many as objects are new; count those."""
     (generation,) = connection.execute(
-        "UPDATE store SET generation = generation + 1 RETURNING generation"
+        "UPDATE store SET generation = generation + ?, objects = objects + ?, bytes = bytes + ? "
+        "RETURNING generation",
+        (max(1, objects), objects, size),
     ).fetchone()
     return int(generation)
 
 
-def _count(connection: sqlite3.Connection, *, objects: int, size: int) -> None:
+def count(connection: sqlite3.Connection, *, objects: int, size: int) -> None:
+    """Add to the number of objects and of their bytes."""
     connection.execute("UPDATE store SET objects = objects + ?, bytes = bytes + ?", (objects, size))
 
 

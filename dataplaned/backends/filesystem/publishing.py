@@ -21,6 +21,7 @@ from ..base import Published, Staging
 from . import changes
 from .changes import NewFile, Stored
 from .errors import leaves_no_doubt
+from .small import StoreSmall
 from .staged import StagedFile
 from .status import published
 from .store import Store
@@ -94,14 +95,7 @@ class FilesystemStaging(Staging):
         content = b"".join(self._pieces)
         self._pieces.clear()
         store = self._store
-
-        def change(connection: sqlite3.Connection) -> Stored:
-            present = changes.renew(connection, digests, store.is_trusted)
-            if present is not None:
-                return changes.kept(present)  # which takes no room
-            store.root.require_room(len(content))
-            return changes.store(connection, digests, content, store.is_trusted)
-
+        change = StoreSmall(digests, content, store.is_trusted, store.root.require_room)
         stored = await store.commit(change)
         await self._remove(stored.garbage)
         return stored

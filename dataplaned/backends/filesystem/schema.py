@@ -77,15 +77,18 @@ COMMIT;
 """
 
 
-def connect(path: str, *, cache_size: int = 2 * 1024 * 1024) -> sqlite3.Connection:
+def connect(
+    path: str, *, cache_size: int = 2 * 1024 * 1024, timeout_s: float = 10
+) -> sqlite3.Connection:
     """Open a connection that any thread may use, one at a time.
 
     Args:
         path: The catalog.
         cache_size: Bytes of pages that the connection may hold.
+        timeout_s: Seconds to wait for locks of other connections.
     """
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
+        path, isolation_level=None, check_same_thread=False, timeout=timeout_s, cached_statements=64
     )
     try:
         connection.execute("PRAGMA trusted_schema = OFF")

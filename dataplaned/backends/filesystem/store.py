@@ -19,10 +19,11 @@ from dataplane_protocol import (
 
 from ...config import FilesystemConfig
 from ...digests import BLOCK_SIZE, ObjectDigests, count_blocks
-from ...threads import DISK_THREADS, run_in_thread, wait_for
+from ...threads import DISK_THREADS, Mailbox, run_in_thread, wait_for
 from . import changes, schema
 from .catalog import Catalog
 from .errors import describe, is_full, leaves_no_doubt, translated
+from .hot import HotObject
 from .root import Root, new_run
 from .rows import Row
 from .writer import Change
@@ -49,6 +50,7 @@ class Store:
         root: The directory; there is none before `open`.
         catalog: The catalog; likewise.
         limiter: For the threads that wait for its disk.
+        mailbox: Where its own threads leave what is for the event loop.
         read_only_reason: Why it takes no writes; `None` while it does.
     """
 
@@ -59,6 +61,7 @@ class Store:
         self.backend_id = backend_id
         self.config = config
         self.limiter = trio.CapacityLimiter(DISK_THREADS)
+        self.mailbox = Mailbox()
         self.read_only_reason: str | None = None
         self._condemned: set[str | int] = set()
         self._last_call = 0.0
@@ -128,6 +131,26 @@ class Store:
                 self.stop_writing(f"the catalog could not be written: {describe(exc)}")
             self.doubt(exc, "the catalog could not commit")
             raise
+
+    def submit(
+        self,
+        change: Change[T],
+        done: Callable[[T | None], None],
+        keep: Callable[[T], HotObject] | None = None,
+    ) -> None:
+        """Have the catalog changed, durably, and not wait for it.
+
+        Args:
+            change: Made with whatever else is waiting.
+            done: Called on the event loop with the result, or with `None` after any failure;
+                what that means for the store, an ordinary `commit` finds out.
+            keep: As for `Writer.submit`.
+        """
+
+        def finish(result: T | None, error: Exception | None) -> None:
+            self.mailbox.post(done, None if error is not None else result)
+
+        self.catalog.submit(change, finish, keep)
 
     def require_writable(self) -> None:
         """Refuse a write after a failure that left doubt.

@@ -72,8 +72,10 @@ async def pair():
 
 @asynccontextmanager
 async def open_pair(wrap=lambda theirs: theirs):
-    ours, theirs = trio.socket.socketpair()
-    pair = Pair(ours, wrap(theirs))
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    pair = Pair(trio.socket.from_stdlib_socket(ours), wrap(theirs))
+    ours = pair.ours
     with ours, trio.fail_after(10):
         yield pair
         pair.peer.close()
@@ -206,9 +208,9 @@ class Reluctant:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    async def sendmsg(self, buffers, _ancillary=()):
+    def sendmsg(self, buffers, _ancillary=(), _flags=0):
         self.sends += 1
-        return await self._inner.send(b"".join(buffers)[: self._most])
+        return self._inner.send(b"".join(buffers)[: self._most])
 
 
 @pytest.mark.trio

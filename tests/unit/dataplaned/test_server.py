@@ -1,4 +1,5 @@
 import random
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -143,9 +144,15 @@ def plane(backend):
     return LocalDataPlane({"m": backend})
 
 
+def socketpair():
+    """Give two ends of a connection: a client's, as trio has it, and a server's."""
+    ours, theirs = socket.socketpair()
+    return trio.socket.from_stdlib_socket(ours), theirs
+
+
 @asynccontextmanager
 async def serving(plane, **more):
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socketpair()
     buffers = BufferPool()
     session = Session(Peer(theirs, buffers), plane, **more)
     served = Served(Client(trio.SocketStream(ours)), session, buffers)
@@ -799,7 +806,7 @@ async def test_draining_tells_a_peer_that_has_not_said_hello(plane):
 
 @pytest.mark.trio
 async def test_draining_before_the_session_runs_ends_it_too(plane):
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socketpair()
     session = Session(Peer(theirs, BufferPool()), plane)
     session.drain()
     with trio.fail_after(10), ours:
@@ -823,7 +830,7 @@ async def test_draining_lets_a_call_finish(plane):
 
 @pytest.mark.trio
 async def test_whoever_is_turned_away_is_told_why():
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socketpair()
     client = Client(trio.SocketStream(ours))
     async with client.stream:
         await turn_away(Peer(theirs, BufferPool()), UnavailableError("daemon is full"))
@@ -834,7 +841,7 @@ async def test_whoever_is_turned_away_is_told_why():
 
 @pytest.mark.trio
 async def test_turning_away_whoever_has_left_already_is_no_trouble():
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socketpair()
     ours.close()
     await turn_away(Peer(theirs, BufferPool()), UnavailableError("daemon is full"))
     assert theirs.fileno() == -1

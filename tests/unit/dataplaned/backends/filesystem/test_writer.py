@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 
 import pytest
@@ -29,9 +30,22 @@ class Ledger:
         self.connection.set_trace_callback(self._note)
         self.writer = Writer(self.connection)
 
+    def submit(self, change):
+        """Submit a change, and give a future of its result."""
+        future = Future()
+
+        def done(result, error):
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.writer.submit(change, done)
+        return future
+
     def add(self, number):
         """Submit a number; its future gives the number back."""
-        return self.writer.submit(lambda connection: insert(connection, number))
+        return self.submit(lambda connection: insert(connection, number))
 
     def committed(self):
         """Give the numbers that another connection sees, in the order of their insertion."""
@@ -53,7 +67,7 @@ class Ledger:
             has_begun.set()
             assert may_end.wait(10)
 
-        future = self.writer.submit(wait)
+        future = self.submit(wait)
         assert has_begun.wait(10)
         try:
             yield
@@ -155,9 +169,9 @@ def test_a_change_sees_those_before_it(ledger):
 
     with ledger.held():
         ledger.add(1)
-        one = ledger.writer.submit(count)
+        one = ledger.submit(count)
         ledger.add(2)
-        two = ledger.writer.submit(count)
+        two = ledger.submit(count)
     assert (one.result(10), two.result(10)) == (1, 2)
 
 
@@ -182,7 +196,7 @@ def test_what_a_change_raises_undoes_that_change_alone(ledger):
     error = OursError("refused")
     with ledger.held():
         before = ledger.add(1)
-        failed = ledger.writer.submit(failing(error))
+        failed = ledger.submit(failing(error))
         after = ledger.add(2)
     assert error_of(failed) is error
     assert (before.result(10), after.result(10)) == (1, 2)
@@ -191,7 +205,7 @@ def test_what_a_change_raises_undoes_that_change_alone(ledger):
 
 
 def test_a_change_that_fails_alone_leaves_nothing(ledger):
-    assert isinstance(error_of(ledger.writer.submit(failing(OursError()))), OursError)
+    assert isinstance(error_of(ledger.submit(failing(OursError()))), OursError)
     assert ledger.committed() == []
     assert ledger.add(1).result(10) == 1
 
@@ -203,12 +217,10 @@ def test_a_group_that_does_not_fit_is_tried_again_one_by_one(ledger):
     before = ledger.statements.copy()
     with ledger.held():
         large = [
-            ledger.writer.submit(lambda connection, n=n: insert(connection, n, bytes(100_000)))
+            ledger.submit(lambda connection, n=n: insert(connection, n, bytes(100_000)))
             for n in (1, 2)
         ]
-        deletion = ledger.writer.submit(
-            lambda connection: bool(connection.execute("DELETE FROM numbers"))
-        )
+        deletion = ledger.submit(lambda connection: bool(connection.execute("DELETE FROM numbers")))
         small = ledger.add(3)
     assert deletion.result(10) is True
     assert small.result(10) == 3
@@ -219,7 +231,7 @@ def test_a_group_that_does_not_fit_is_tried_again_one_by_one(ledger):
     statements = [word for word in ledger.statements[len(before) :] if word != "ROLLBACK"]
     assert statements == once + again + again * 2 + once * 2
     ledger.connection.execute("PRAGMA max_page_count = 100000")
-    assert ledger.writer.submit(lambda c: insert(c, 4, bytes(100_000))).result(10) == 4
+    assert ledger.submit(lambda c: insert(c, 4, bytes(100_000))).result(10) == 4
 
 
 def test_a_constraint_fails_the_one_that_broke_it(ledger):
@@ -236,10 +248,10 @@ def test_after_an_error_that_leaves_doubt_everything_fails_and_nothing_is_commit
     with ledger.held():
         futures = [
             ledger.add(2),
-            ledger.writer.submit(failing(catalog_error("SQLITE_IOERR_FSYNC"))),
+            ledger.submit(failing(catalog_error("SQLITE_IOERR_FSYNC"))),
             ledger.add(3),
         ]
-    futures += [ledger.add(4), ledger.writer.submit(lambda _: None)]
+    futures += [ledger.add(4), ledger.submit(lambda _: None)]
     for future in futures:
         assert error_of(future).sqlite_errorname == "SQLITE_IOERR_FSYNC"
     assert ledger.committed() == [1]
@@ -253,7 +265,7 @@ def test_doubt_in_the_middle_of_a_second_attempt_keeps_what_was_committed_before
         raise next(errors)
 
     with ledger.held():
-        futures = [ledger.add(1), ledger.writer.submit(change), ledger.add(2)]
+        futures = [ledger.add(1), ledger.submit(change), ledger.add(2)]
     assert futures[0].result(10) == 1
     for future in futures[1:]:
         assert error_of(future).sqlite_errorname == "SQLITE_IOERR_FSYNC"
@@ -268,7 +280,7 @@ def test_a_commit_that_fails_without_doubt_is_rolled_back_and_tried_again(ledger
     )
     with ledger.held():
         good = ledger.add(1)
-        bad = ledger.writer.submit(lambda c: c.execute("INSERT INTO links VALUES (7)"))
+        bad = ledger.submit(lambda c: c.execute("INSERT INTO links VALUES (7)"))
     assert good.result(10) == 1
     assert isinstance(error_of(bad), sqlite3.IntegrityError)
     assert ledger.committed() == [1]
@@ -277,7 +289,7 @@ def test_a_commit_that_fails_without_doubt_is_rolled_back_and_tried_again(ledger
 
 def test_each_caller_gets_an_error_of_its_own(ledger):
     with ledger.held():
-        futures = [ledger.writer.submit(failing(catalog_error("SQLITE_CORRUPT", "bad page")))]
+        futures = [ledger.submit(failing(catalog_error("SQLITE_CORRUPT", "bad page")))]
         futures += [ledger.add(number) for number in range(3)]
     futures.append(ledger.add(9))
     errors = [error_of(future) for future in futures]
@@ -302,7 +314,7 @@ def test_a_catalog_that_somebody_else_writes_to_is_tried_again_later(ledger):
 
 def test_closing_commits_what_was_submitted(ledger):
     may_begin = threading.Event()
-    first = ledger.writer.submit(lambda _: may_begin.wait(10))
+    first = ledger.submit(lambda _: may_begin.wait(10))
     futures = [ledger.add(number) for number in range(10)]
     closing_thread = threading.Thread(target=ledger.writer.close)
     closing_thread.start()
@@ -321,7 +333,7 @@ def test_an_idle_writer_closes_at_once(ledger):
 
 
 def test_a_writer_in_doubt_can_be_closed(ledger):
-    error_of(ledger.writer.submit(failing(catalog_error("SQLITE_IOERR_FSYNC"))))
+    error_of(ledger.submit(failing(catalog_error("SQLITE_IOERR_FSYNC"))))
     late = ledger.add(1)
     ledger.writer.close()
     assert error_of(late).sqlite_errorname == "SQLITE_IOERR_FSYNC"
