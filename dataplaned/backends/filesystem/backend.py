@@ -245,7 +245,7 @@ class FilesystemBackend(Backend, Maintained):
 
     def _open(self, digest: Digest, byte_range: tuple[int, int] | None) -> tuple[Copy, bytes]:
         """Open a copy, with the digests of the blocks that a range touches."""
-        version = self._store.catalog.hot.version
+        version = self._store.catalog.hot.read_version()
         copy = open_to_serve(self._store, digest)
         if copy.trouble is not None:
             return copy, b""
@@ -258,7 +258,7 @@ class FilesystemBackend(Backend, Maintained):
             raise
         return copy, digests
 
-    def _keep_open(self, row: Row, version: int) -> None:
+    def _keep_open(self, row: Row, version: bytes) -> None:
         """Keep a file open: whoever reads a little of it reads more of it soon."""
         if row.file is None:
             return

@@ -23,6 +23,7 @@ from .hot import HotObject, HotObjects
 from .lookups import CONTENT, Lookups
 from .residency import Residency
 from .rows import COLUMNS, Quarantined, Row
+from .version import CatalogVersion
 from .writer import Change, Done, Writer
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Catalog(Lookups):
         self.path = path
         self._connections: list[sqlite3.Connection] = []
         self._fds: list[int] = []
+        self._version: CatalogVersion | None = None
         self._disk_lock = threading.Lock()
         writing = self._connect(_WRITER_CACHE)
         try:
@@ -85,10 +87,11 @@ class Catalog(Lookups):
             # SQLite's locks away (fcntl(2)).
             for end in ("", "-wal"):
                 self._fds.append(os.open(path + end, os.O_RDONLY | os.O_CLOEXEC))
+            self._version = CatalogVersion(path)
         except BaseException:
             self._close()
             raise
-        self.hot = HotObjects()
+        self.hot = HotObjects(self._version.read)
         self._residency = Residency(self._fds)
         self._writer = Writer(writing, self.hot)
 
@@ -287,5 +290,7 @@ class Catalog(Lookups):
     def _close(self) -> None:
         for connection in reversed(self._connections):
             connection.close()
+        if self._version is not None:
+            self._version.close()
         for fd in self._fds:
             os.close(fd)

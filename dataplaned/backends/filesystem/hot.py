@@ -1,14 +1,16 @@
-"""What is kept in memory of objects that were asked for or stored lately.
+"""What is kept in memory of objects that were asked for or stored lately: never their bytes.
 
 It is never ahead of the catalog nor behind it: the writer's thread forgets what a transaction
-changed once that is on disk and before anybody is told. Whoever read a row says at what
-version that began, so that one which was overtaken by a transaction is not kept.
+changed once that is on disk and before anybody is told. And it holds for one version of the
+catalog only, so that it is passed over while a transaction ends or when somebody else has
+written. Whoever read a row says of what version it was, so that one which was overtaken by a
+transaction is not kept.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -19,9 +21,6 @@ from .status import status_of
 
 #: Objects that are kept: 20 MB of them.
 _MOST_OBJECTS: Final = 16_384
-
-#: Bytes of small objects that are kept.
-_MOST_BYTES: Final = 8 * 1024 * 1024
 
 #: Open files that are kept.
 _MOST_FILES: Final = 64
@@ -60,7 +59,6 @@ class HotObject:
 
     Attributes:
         row: Its row.
-        content: Its bytes, if it is a small one and they are at hand.
         file: Its file, if it has one and that is open.
     """
 
@@ -83,22 +81,23 @@ class HotObject:
 class HotObjects:
     """The objects that are kept, the least lately asked for dropped first. Any thread may call.
 
-    Attributes:
-        version: Grows with every transaction.
+    Args:
+        read_version: Gives what tells the catalog's present version from every other.
     """
 
-    def __init__(self) -> None:
-        self.version = 0
+    def __init__(self, read_version: Callable[[], bytes]) -> None:
+        self.read_version = read_version
+        self._version = read_version()
         self._lock = threading.Lock()
         self._objects: OrderedDict[str, HotObject] = OrderedDict()
         self._by_sha256: dict[str, str] = {}
-        self._contents: OrderedDict[str, int] = OrderedDict()
-        self._content_bytes = 0
         self._files: OrderedDict[str, None] = OrderedDict()
         self._blocks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
 
     def get(self, address: str) -> HotObject | None:
         """Give what is kept under either of an object's names."""
+        if self._version != self.read_version():
+            return None
         with self._lock:
             name = self._by_sha256.get(address, address)
             hot = self._objects.get(name)
@@ -106,10 +105,10 @@ class HotObjects:
                 self._objects.move_to_end(name)
             return hot
 
-    def keep(self, hot: HotObject, version: int) -> None:
-        """Keep an object, unless a transaction has ended since its row was read."""
+    def keep(self, hot: HotObject, version: bytes) -> None:
+        """Keep an object whose row was read at a version, if that is still the catalog's."""
         with self._lock:
-            if version == self.version:
+            if version == self._version:
                 self._keep(hot)
 
     def commit(self, changes: Iterable[tuple[Iterable[bytes], HotObject | None]]) -> None:
@@ -120,31 +119,35 @@ class HotObjects:
                 of an object after that.
         """
         with self._lock:
-            self.version += 1
+            self._version = self.read_version()
             for touched, hot in changes:
                 for blake3 in touched:
                     self._drop(f"{BLAKE3}:{blake3.hex()}")
+                    self._drop_blocks(blake3)
                 if hot is not None:
                     self._keep(hot)
 
     def clear(self) -> None:
         """Keep nothing; files are closed."""
         with self._lock:
-            for kept in (self._objects, self._by_sha256, self._contents, self._files, self._blocks):
+            for kept in (self._objects, self._by_sha256, self._files, self._blocks):
                 kept.clear()
-            self._content_bytes = 0
 
     def block_digests(self, blake3: bytes, first: int) -> bytes | None:
-        """Give one row of block digests: they follow from the name, as the bytes do."""
-        digests = self._blocks.get((blake3, first))
-        if digests is not None:
-            with suppress(KeyError):
-                self._blocks.move_to_end((blake3, first))
-        return digests
-
-    def keep_block_digests(self, blake3: bytes, first: int, digests: bytes) -> None:
-        """Keep one row of block digests."""
+        """Give one row of block digests."""
+        if self._version != self.read_version():
+            return None
         with self._lock:
+            digests = self._blocks.get((blake3, first))
+            if digests is not None:
+                self._blocks.move_to_end((blake3, first))
+            return digests
+
+    def keep_block_digests(self, blake3: bytes, first: int, digests: bytes, version: bytes) -> None:
+        """Keep one row of block digests that was read at a version."""
+        with self._lock:
+            if version != self._version:
+                return
             self._blocks[blake3, first] = digests
             while len(self._blocks) > _MOST_BLOCK_ROWS:
                 self._blocks.popitem(last=False)
@@ -154,16 +157,10 @@ class HotObjects:
         self._drop(name)
         self._objects[name] = hot
         self._by_sha256[f"{SHA256}:{hot.row.sha256.hex()}"] = name
-        if hot.content is not None:
-            self._contents[name] = len(hot.content)
-            self._content_bytes += len(hot.content)
         if hot.file is not None:
             self._files[name] = None
         while len(self._objects) > _MOST_OBJECTS:
             self._drop(next(iter(self._objects)))
-        while self._content_bytes > _MOST_BYTES:
-            oldest = next(iter(self._contents))
-            self._drop_content(oldest)
         while len(self._files) > _MOST_FILES:
             oldest, _ = self._files.popitem(last=False)
             self._objects[oldest].file = None
@@ -174,9 +171,7 @@ class HotObjects:
             return
         self._by_sha256.pop(f"{SHA256}:{hot.row.sha256.hex()}", None)
         self._files.pop(name, None)
-        if name in self._contents:
-            self._content_bytes -= self._contents.pop(name)
 
-    def _drop_content(self, name: str) -> None:
-        self._content_bytes -= self._contents.pop(name)
-        self._objects[name].content = None
+    def _drop_blocks(self, blake3: bytes) -> None:
+        for key in [key for key in self._blocks if key[0] == blake3]:
+            del self._blocks[key]

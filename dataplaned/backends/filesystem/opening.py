@@ -83,9 +83,10 @@ def few_block_digests(
         start = place * BLOCKS_PER_ROW
         of_row = hot.block_digests(row.blake3, start)
         if of_row is None and lookups is not None:
+            version = hot.read_version()
             of_row = lookups.block_row(row.blake3, start)
             if of_row is not None:
-                hot.keep_block_digests(row.blake3, start, of_row)
+                hot.keep_block_digests(row.blake3, start, of_row, version)
         if of_row is None:
             return None
         digests += of_row[in_row * DIGEST_SIZE : (in_row + 1) * DIGEST_SIZE]

@@ -64,8 +64,8 @@ class FilesystemQuick(QuickBackend):
     ) -> bool:
         self._store.note_call()
         hot = self._store.catalog.hot.get(address)
-        if hot is None or (hot.file is None and hot.content is None):
-            found = self._look_up(address, with_content=True)
+        if hot is None:
+            found = self._look_up(address)
             hot = None if found is None else found.hot
         read = None if hot is None else self._range(hot, byte_range)
         if read is not None:
@@ -90,7 +90,7 @@ class FilesystemQuick(QuickBackend):
         change = StoreSmall(
             digests, content, store.is_trusted, store.root.require_room, leaves_no_garbage=True
         )
-        store.submit(change, finish, keep=lambda stored: _kept(stored, content))
+        store.submit(change, finish, keep=lambda stored: HotObject(stored.row))
         return True
 
     def delete(
@@ -103,23 +103,20 @@ class FilesystemQuick(QuickBackend):
         self._store.submit(RemoveSmall(digest, if_generation), done)
         return True
 
-    def _look_up(self, address: str, *, with_content: bool = False) -> _Found | None:
+    def _look_up(self, address: str) -> _Found | None:
         """Look an object up, and keep it; `None` if that might take a disk, or fails."""
         catalog = self._store.catalog
         lookups = catalog.at_once
         if lookups is None:
             return None
-        version = catalog.hot.version
+        version = catalog.hot.read_version()
         try:
             row = lookups.find(ContentAddress(address).to_digest())
-            if row is None:
-                return _Found(None)
-            content = lookups.content(row) if with_content and row.file is None else None
         except sqlite3.Error:
             return None
-        if content is not None and len(content) != row.size:
-            return None
-        hot = HotObject(row, content)
+        if row is None:
+            return _Found(None)
+        hot = HotObject(row)
         catalog.hot.keep(hot, version)
         return _Found(hot)
 
@@ -132,12 +129,26 @@ class FilesystemQuick(QuickBackend):
             return None
         if not 1 <= length <= MAX_QUICK_READ:
             return None
-        content = (
-            _checked(hot, offset, length)
-            if hot.file is None
-            else self._read_file(hot.file, hot.row, offset, length)
-        )
+        content: bytes | memoryview | None = None
+        if hot.row.file is None:
+            content = self._read_row(hot.row, offset, length)
+        elif hot.file is not None:
+            content = self._read_file(hot.file, hot.row, offset, length)
         return None if content is None else QuickRead(hot.row.size, offset, content)
+
+    def _read_row(self, row: Row, offset: int, length: int) -> bytes | None:
+        lookups = self._store.catalog.at_once
+        if lookups is None:
+            return None
+        try:
+            content = lookups.content(row)
+        except sqlite3.Error:
+            return None
+        if content is None or len(content) != row.size:
+            return None
+        if find_bad_block(content, row.blake3) is not None:
+            return None
+        return content[offset : offset + length]
 
     def _read_file(self, file: HotFile, row: Row, offset: int, length: int) -> memoryview | None:
         first, count = touched_blocks(offset, length)
@@ -158,17 +169,6 @@ class FilesystemQuick(QuickBackend):
             return few_block_digests(row, first, count, catalog.hot, catalog.at_once)
         except sqlite3.Error:
             return None
-
-
-def _kept(stored: Stored, content: bytes) -> HotObject:
-    return HotObject(stored.row, None if stored.row.content is None else content)
-
-
-def _checked(hot: HotObject, offset: int, length: int) -> bytes | None:
-    content = hot.content
-    if content is None or find_bad_block(content, hot.row.blake3) is not None:
-        return None
-    return content[offset : offset + length]
 
 
 def _read_cached(file: HotFile, data: memoryview, offset: int) -> bool:

@@ -56,6 +56,7 @@ class Writer:
         self._connection = connection
         self._hot = hot
         self._touched: list[bytes] = []
+        self._data_version = 0
         if hot is not None:
             self._watch()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -136,6 +137,7 @@ class Writer:
     def _transact(self, jobs: list[_Job]) -> list[_Outcome]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._look_for_others()
             if len(jobs) == 1:
                 outcomes = [self._attempt(jobs[0].change, "ROLLBACK")]
             else:
@@ -147,6 +149,15 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             raise
         return outcomes
+
+    def _look_for_others(self) -> None:
+        """Forget everything if another connection has written: nobody said what."""
+        if self._hot is None:
+            return
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._data_version = version
+            self._hot.clear()
 
     def _apply_all(self, changes: list[Change[Any]]) -> Iterator[_Outcome]:
         for kind, run in groupby(changes, type):
