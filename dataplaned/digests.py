@@ -64,19 +64,19 @@ class Digester:
         self._blocks = bytearray()
         self._size = 0
 
-    def update_blake3(self, pieces: Iterable[bytes]) -> None:
+    def update_blake3(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Feed BLAKE3 and the blocks, and count."""
         for piece in pieces:
             self._blake3.update(piece)
             self._size += len(piece)
             self._update_blocks(memoryview(piece))
 
-    def update_sha256(self, pieces: Iterable[bytes]) -> None:
+    def update_sha256(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Feed SHA-256."""
         for piece in pieces:
             self._sha256.update(piece)
 
-    def update(self, pieces: Iterable[bytes]) -> None:
+    def update(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Feed both."""
         pieces = tuple(pieces)
         self.update_blake3(pieces)

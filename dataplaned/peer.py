@@ -5,9 +5,12 @@ nothing: its own sockets, and a deadline for each read and write, take longer th
 """
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Final, TypeVar
 
 import trio
@@ -32,11 +35,20 @@ T = TypeVar("T")
 #: Bytes read from a socket in one go; a data frame of the usual size fits.
 _BUFFER_SIZE: Final = 262_144 + 9
 
+#: Bytes that may be on their way: some frames, so that neither side waits for each of them.
+_SEND_BUFFER: Final = 1024 * 1024
+
 #: Buffers that sendmsg(2) takes at a time.
 _MAX_BUFFERS: Final = 1024
 
 #: Queued bytes that are sent without waiting for more.
 _FLUSH_SIZE: Final = 65_536
+
+#: Bytes of the head of a data frame of the usual size.
+_HEAD_SIZE: Final = 9
+
+#: Seconds after which a thread that waits for a peer looks whether it still should.
+_LOOK_UP_S: Final = 0.2
 
 #: Reads and writes in a row that did not have to wait, after which other tasks have a turn.
 _MOST_AT_ONCE: Final = 8
@@ -81,6 +93,8 @@ class Peer:
     def __init__(self, socket: socket.socket, buffers: BufferPool) -> None:
         self.connection = Connection(Side.SERVER)
         socket.setblocking(False)
+        # What the kernel does not allow it cuts down.
+        socket.setsockopt(SOL_SOCKET, SO_SNDBUF, _SEND_BUFFER)
         self._socket = socket
         self._buffers = buffers
         self._buffer: bytearray | None = None
@@ -88,6 +102,8 @@ class Peer:
         self._outgoing_size = 0
         self._descriptor = -1
         self._at_once = 0
+        self._head = memoryview(bytearray(64))
+        self._rest = memoryview(b"")
 
     def fileno(self) -> int:
         """Give the socket's number; -1 once it is closed."""
@@ -140,18 +156,88 @@ class Peer:
             PeerGoneError: The connection broke off, or nothing came for `STALL_TIMEOUT`.
             PeerViolationError: What came is against the contract.
         """
+        while (event := self._next_event()) is None:
+            await self._fill()
+        return event
+
+    def receive_payload(self, buffer: memoryview) -> int | Event:
+        """Do what `receive` does in a thread that trio started, while the task waits for it.
+
+        Args:
+            buffer: Where payload goes, as far as it has room.
+
+        Returns:
+            How many bytes of payload came, or an event that is none.
+
+        Raises:
+            trio.Cancelled: The task was cancelled.
+            PeerGoneError, PeerViolationError: As `receive`.
+        """
+        trio.from_thread.check_cancelled()
+        while True:
+            if self._rest:
+                part = self._rest[: len(buffer)]
+                buffer[: len(part)] = part
+                self._rest = self._rest[len(part) :]
+                return len(part)
+            event = self._next_event()
+            if isinstance(event, memoryview):
+                self._rest = event
+            elif event is not None:
+                return event
+            elif count := self._receive_directly(buffer):
+                return count
+
+    def _next_event(self) -> Event | None:
+        try:
+            event = self.connection.next_event()
+        except RemoteProtocolError as exc:
+            raise PeerViolationError(str(exc)) from exc
+        if isinstance(event, ConnectionClosed) and not event.is_clean:
+            raise PeerGoneError("connection was closed in the middle of a call")
+        if isinstance(event, Failure) and self.connection.their_state is State.CLOSED:
+            raise PeerGoneError("peer broke off the connection")
+        return event
+
+    def _receive_directly(self, buffer: memoryview) -> int:
+        """Receive payload that is due where it is wanted, and the head of the next frame.
+
+        Returns:
+            The bytes of payload; 0 when something else came.
+        """
+        payload = buffer[: self.connection.due_payload]
+        # More than a head is only received when no payload can be in it.
+        head = self._head[: _HEAD_SIZE if payload else len(self._head)]
+        received = self._blocking(lambda: self._socket.recvmsg_into((payload, head)), select.POLLIN)
+        count = received[0]
+        if not count:
+            self.connection.receive_eof()
+            return 0
+        taken = min(count, len(payload))
+        if taken:
+            self.connection.receive(payload[:taken])
+            self._next_event()  # the very bytes
+        if count > taken:
+            self.connection.receive(head[: count - taken])
+        return taken
+
+    def _blocking(self, operation: Callable[[], T], event: int) -> T:
+        """Do what `_attempt` does, in a thread that trio started."""
+        waited_s = 0.0
         while True:
             try:
-                event = self.connection.next_event()
-            except RemoteProtocolError as exc:
-                raise PeerViolationError(str(exc)) from exc
-            if isinstance(event, ConnectionClosed) and not event.is_clean:
-                raise PeerGoneError("connection was closed in the middle of a call")
-            if isinstance(event, Failure) and self.connection.their_state is State.CLOSED:
-                raise PeerGoneError("peer broke off the connection")
-            if event is not None:
-                return event
-            await self._fill()
+                return operation()
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                raise PeerGoneError(f"connection was lost: {exc.strerror}") from exc
+            poll = select.poll()
+            poll.register(self._socket, event)
+            while not poll.poll(_LOOK_UP_S * 1000):
+                trio.from_thread.check_cancelled()
+                waited_s += _LOOK_UP_S
+                if waited_s >= STALL_TIMEOUT:
+                    raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s")
 
     def queue(self, message: Message) -> None:
         """Put a control frame behind what is already to be sent."""
@@ -183,11 +269,29 @@ class Peer:
         """
         view = memoryview(piece)
         for start in range(0, len(view), DATA_SIZE):
-            payload = view[start : start + DATA_SIZE]
-            self._queue(self.connection.send_data(len(payload)))
-            self._queue(payload)
+            for part in self._data_frame(view[start : start + DATA_SIZE]):
+                self._queue(part)
             if self._outgoing_size >= _FLUSH_SIZE:
                 await self.flush()
+
+    def send_payload(self, piece: memoryview) -> None:
+        """Do what `send_data` does in a thread that trio started, after a `flush`.
+
+        Raises:
+            trio.Cancelled: The task that waits for the thread was cancelled.
+            PeerGoneError: As `flush`.
+        """
+        trio.from_thread.check_cancelled()
+        buffers: Sequence[Buffer] = [
+            part
+            for start in range(0, len(piece), DATA_SIZE)
+            for part in self._data_frame(piece[start : start + DATA_SIZE])
+        ]
+        while buffers:
+            sent = self._blocking(
+                partial(self._socket.sendmsg, buffers, (), socket.MSG_NOSIGNAL), select.POLLOUT
+            )
+            buffers = unsent(buffers, sent)
 
     async def flush(self) -> None:
         """Send all that is queued.
@@ -211,6 +315,9 @@ class Peer:
             lambda: self._socket.recv(1, socket.MSG_PEEK), trio.lowlevel.wait_readable
         ):
             raise PeerGoneError("connection was closed while the call was worked on")
+
+    def _data_frame(self, payload: memoryview) -> tuple[bytes, memoryview]:
+        return self.connection.send_data(len(payload)), payload
 
     def _queue(self, buffer: bytes | memoryview) -> None:
         self._outgoing.append(buffer)

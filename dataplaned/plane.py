@@ -4,7 +4,7 @@
 trio, since its backends do.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -35,8 +35,10 @@ from dataplane_protocol import (
 )
 
 from .backends.base import Backend, Staging, StoredObject
-from .digests import BLOCK_SIZE, Digester, ObjectDigests
-from .threads import HASH_THREADS, open_plain_nursery, run_in_thread
+from .digests import BLOCK_SIZE, Digester, ObjectDigests, count_blocks
+from .intake import AreaPool, BlockingSource, take_in
+from .outlet import give_out
+from .threads import HASH_THREADS, LARGE_BODIES, open_plain_nursery, run_in_thread
 
 #: Bytes that are hashed and staged in one go. Two such batches are held for each ingest.
 _BATCH_SIZE: Final = 1024 * 1024
@@ -66,6 +68,8 @@ class LocalDataPlane:
         self._default = next(iter(self._backends))
         self._max_object_size = max_object_size
         self._hash_limiter = trio.CapacityLimiter(HASH_THREADS)
+        self._areas = AreaPool(LARGE_BODIES)
+        self._body_limiter = trio.CapacityLimiter(LARGE_BODIES)
 
     async def ingest_stream(
         self,
@@ -109,7 +113,8 @@ class LocalDataPlane:
         backend_id: str | None = None,
     ) -> "CheckedObject":
         digest = _known_digest(content_address)
-        return CheckedObject(await self._backend(backend_id).open_object(digest, byte_range))
+        stored = await self._backend(backend_id).open_object(digest, byte_range)
+        return CheckedObject(stored, self._areas, self._body_limiter)
 
     async def verify_object(
         self, content_address: ContentAddress, *, backend_id: str | None = None
@@ -198,6 +203,8 @@ class LocalDataPlane:
         """Digest and stage a stream, the next batch arriving while the last one is worked on."""
         digester = Digester()
         batch, is_last = await self._next_batch(stream, 0)
+        if not is_last and await self._take_in_large(batch, stream, staging, digester):
+            return digester.finish()
         total = sum(map(len, batch))
         while not is_last:
             async with open_plain_nursery() as nursery:
@@ -212,6 +219,34 @@ class LocalDataPlane:
             await run_in_thread(lambda: digester.update(batch), self._hash_limiter)
         await staging.write(batch)
         return digester.finish()
+
+    async def _take_in_large(
+        self,
+        first: list[bytes],
+        stream: AsyncIterator[bytes],
+        staging: Staging,
+        digester: Digester,
+    ) -> bool:
+        """Leave a large body to threads; false when it has to be taken in here."""
+        if not isinstance(stream, BlockingSource):
+            return False
+        write = staging.blocking_writer()
+        areas = None if write is None else self._areas.take()
+        if write is None or areas is None:
+            return False
+        with areas:
+            await run_in_thread(
+                lambda: take_in(
+                    first,
+                    stream,
+                    areas,
+                    digester=digester,
+                    write=write,
+                    check_size=self._check_size,
+                ),
+                self._body_limiter,
+            )
+        return True
 
     async def _next_batch(
         self, stream: AsyncIterator[bytes], total: int
@@ -246,8 +281,12 @@ class CheckedObject:
         status: What the backend knows of the whole object.
     """
 
-    def __init__(self, stored: StoredObject) -> None:
+    def __init__(
+        self, stored: StoredObject, areas: AreaPool, limiter: trio.CapacityLimiter
+    ) -> None:
         self.status = stored.status
+        self._areas = areas
+        self._limiter = limiter
         self._stored = stored
         self._position = stored.offset
         self._end = stored.offset + stored.length
@@ -276,6 +315,26 @@ class CheckedObject:
         count = min(_READ_BLOCKS, -(-(skip + left) // BLOCK_SIZE))
         blocks = await self._stored.read(first_block, count)
         piece = blocks[skip : skip + left]
+        self._position += len(piece)
+        return piece
+
+    async def give_out(self, send: Callable[[memoryview], None]) -> None:
+        """Give as much as threads can; the iterator gives the rest."""
+        areas = self._areas.take()
+        if areas is not None:
+            with areas:
+                await run_in_thread(lambda: give_out(self, send, areas), self._limiter)
+
+    def read_into(self, buffer: memoryview) -> memoryview:
+        """See `BlockingObject`."""
+        first_block, skip = divmod(self._position, BLOCK_SIZE)
+        whole = min(
+            len(buffer) // BLOCK_SIZE,
+            count_blocks(self._end) - first_block,
+        )
+        size = min(whole * BLOCK_SIZE, self.size - first_block * BLOCK_SIZE)
+        right = self._stored.read_into(first_block, buffer[:size]) if size else 0
+        piece = buffer[skip : min(right, skip + self._end - self._position)]
         self._position += len(piece)
         return piece
 

@@ -31,6 +31,7 @@ from dataplane_protocol import (
     DeleteArguments,
     Digest,
     End,
+    Event,
     Failure,
     FullDataPlane,
     HealthArguments,
@@ -79,6 +80,9 @@ _MAX_MESSAGE: Final = 1000
 #: out in one write with its answer and its end.
 _MIN_FD_LENGTH: Final = 65_537
 
+#: Bytes of a body from which on threads of its own are worth their making.
+_MIN_LARGE_LENGTH: Final = 4 * 1024 * 1024
+
 #: Every feature that this server has.
 FEATURES: Final = (SERVE_FD,)
 
@@ -96,6 +100,19 @@ class _FileBacked(Protocol):
 
     def take_descriptor(self) -> int | None:
         """Give an open descriptor of the file, for the caller to close, or `None`."""
+        ...
+
+
+@runtime_checkable
+class LargeObject(Protocol):
+    """A stream that can be given out by threads."""
+
+    async def give_out(self, send: Callable[[memoryview], None]) -> None:
+        """Give as much as threads can; the iterator gives the rest.
+
+        Args:
+            send: Sends a piece; called in a thread that trio started.
+        """
         ...
 
 
@@ -303,6 +320,9 @@ class Session:
                 self._peer.queue_descriptor(Ok(result=result.to_wire(), body=BodyKind.FD), fd)
             else:
                 self._peer.queue(Ok(result=result.to_wire(), body=BodyKind.STREAM))
+                if stream.length >= _MIN_LARGE_LENGTH and isinstance(stream, LargeObject):
+                    await self._peer.flush()
+                    await stream.give_out(self._peer.send_payload)
                 async for piece in stream:
                     await self._peer.send_data(piece)
         await self._peer.send(end)
@@ -372,12 +392,25 @@ class _Body:
         event = await self._peer.receive()
         if isinstance(event, memoryview):
             return bytes(event)
+        self._finish(event)
+        raise StopAsyncIteration
+
+    def read_into(self, buffer: memoryview) -> int:
+        """See `BlockingSource`."""
+        if self._end is not None:
+            return 0
+        count = self._peer.receive_payload(buffer)
+        if isinstance(count, int):
+            return count
+        self._finish(count)
+        return 0
+
+    def _finish(self, event: Event) -> None:
         if isinstance(event, Failure):
             raise CallCancelledError("the body was given up by its sender")
         assert isinstance(event, End)  # the half-machines allow nothing else here
         event.check_size(self._peer.connection.received_bytes)
         self._end = event
-        raise StopAsyncIteration
 
 
 def _require_body(request: Request, *, is_needed: bool) -> None:

@@ -17,6 +17,9 @@ T = TypeVar("T")
 #: Threads that hash for ingests. More than the cores only adds waiting.
 HASH_THREADS: Final = 8
 
+#: Large bodies, of either direction, that threads of their own look after at a time.
+LARGE_BODIES: Final = 6
+
 #: Threads of one backend that wait for its disk.
 DISK_THREADS: Final = 32
 

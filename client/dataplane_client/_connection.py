@@ -43,6 +43,9 @@ _HELLO: Final = Hello(features=(SERVE_FD,), agent=f"dataplane-client/{__version_
 #: The fastest size to receive with: that of the daemon's data frames.
 _BUFFER_SIZE: Final = 262_144
 
+#: Bytes that may be on their way: some frames, so that neither side waits for each of them.
+_SEND_BUFFER: Final = 1024 * 1024
+
 #: unix(7): `sun_path` has 108 bytes, the last one a NUL.
 _MAX_PATH: Final = 107
 
@@ -106,6 +109,8 @@ class DaemonConnection:
         self._descriptors = Descriptors()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
+        # What the kernel does not allow it cuts down.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
     @property
     def is_reusable(self) -> bool:

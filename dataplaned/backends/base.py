@@ -18,7 +18,7 @@ on to its end first, shielded.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -80,6 +80,17 @@ class Staging(ABC):
             UnavailableError: The backend cannot write now.
         """
 
+    def blocking_writer(self) -> Callable[[memoryview], None] | None:
+        """Give a way to append bytes from one thread, which may wait for a disk.
+
+        It raises what `write` does. Nothing is written by `write` before it, and only the last
+        piece may be other than a multiple of 4096 bytes long, or begin within a page of memory.
+
+        Returns:
+            A function; `None` from a backend that has no such way.
+        """
+        return None
+
     @abstractmethod
     async def publish(self, digests: ObjectDigests) -> Published:
         """Make what was written visible under `digests`, durably.
@@ -121,6 +132,22 @@ class StoredObject(ABC):
         Raises:
             ObjectCorruptError: A block is bad or cannot be read; the object is marked.
         """
+
+    def read_into(self, first_block: int, buffer: memoryview) -> int:
+        """Read whole blocks into a buffer, checked, in a thread.
+
+        Args:
+            first_block: As for `read`.
+            buffer: Its length says how many: a multiple of the block size, or up to the
+                object's end.
+
+        Returns:
+            How many bytes of it are right, from its start: whole blocks, or up to the object's
+            end. What is wrong with the others, `read` will say. None from an object that
+            cannot be read in this way.
+        """
+        del first_block, buffer
+        return 0
 
     def take_descriptor(self) -> int | None:
         """Give an open descriptor that stands for the object, for the caller to close.

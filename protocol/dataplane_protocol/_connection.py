@@ -79,6 +79,14 @@ class Connection:
         return self._halves.are_ready and self._decoder.is_between_frames and not is_over
 
     @property
+    def due_payload(self) -> int:
+        """How many of the next bytes to arrive are payload for sure.
+
+        They may be received where they are wanted, and given to `receive` from there.
+        """
+        return 0 if self._violation is not None else self._decoder.due_payload
+
+    @property
     def sent_bytes(self) -> int:
         """Payload bytes sent in the body that is or was open last."""
         return self._sent

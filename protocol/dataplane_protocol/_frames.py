@@ -84,6 +84,11 @@ class FrameDecoder:
         """Whether every byte received so far belongs to a frame that was taken."""
         return not (self._payload_left or self._partial or self._input)
 
+    @property
+    def due_payload(self) -> int:
+        """How many of the next bytes to arrive are payload for sure."""
+        return 0 if self._input else self._payload_left
+
     def receive(self, data: Buffer) -> None:
         """Take bytes that arrived. What was not taken before is kept, at the cost of a copy."""
         self._input = memoryview(bytes(self._input) + bytes(data) if self._input else data)

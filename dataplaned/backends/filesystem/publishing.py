@@ -9,7 +9,7 @@ sweeps. From the first fsync on, an ingest goes on to its end, cancelled or not.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -58,6 +58,9 @@ class FilesystemStaging(Staging):
         if max(self._size, self._hint) > self._store.config.small_object_size:
             await self._store.run(self._spill)
 
+    def blocking_writer(self) -> Callable[[memoryview], None] | None:
+        return self._write_area
+
     async def publish(self, digests: ObjectDigests) -> Published:
         self._store.require_writable()
         # A cancellation between the first fsync and the commit would leave the outcome open.
@@ -80,16 +83,27 @@ class FilesystemStaging(Staging):
 
     def _spill(self) -> None:
         """Write what is held in memory to the file. Blocks."""
-        root = self._store.root
         pieces, self._pieces = self._pieces, []
+        self._write(lambda file: file.write(pieces), sum(map(len, pieces)))
+
+    def _write(self, write: Callable[[StagedFile], None], size: int) -> None:
+        """Write so many bytes to the file, made if there is none, while there is room."""
+        root = self._store.root
         if self._file is None:
             root.require_room(self._hint)
             self._file = root.stage()
             if self._hint:
                 self._file.allocate(self._hint)
         # What was allocated is counted as used already.
-        root.require_room(sum(map(len, pieces)) if self._size > self._hint else 0)
-        self._file.write(pieces)
+        root.require_room(size if self._size > self._hint else 0)
+        write(self._file)
+
+    def _write_area(self, area: memoryview) -> None:
+        """Append to the file. Blocks."""
+        self._store.note_call()
+        with self._store.translated():
+            self._size += len(area)
+            self._write(lambda file: file.write_area(area), len(area))
 
     async def _publish_small(self, digests: ObjectDigests) -> Stored:
         content = b"".join(self._pieces)

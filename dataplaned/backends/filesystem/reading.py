@@ -15,6 +15,7 @@ from ...digests import (
     DIGEST_SIZE,
     Digester,
     ObjectDigests,
+    count_blocks,
     find_bad_block,
 )
 from ...threads import run_in_thread
@@ -97,6 +98,7 @@ class FilesystemObject(StoredObject):
         self._on_read = on_read
         self._on_damage = on_damage
         self._limiter = limiter
+        self._is_sequential = False
 
     async def read(self, first_block: int, count: int) -> bytes:
         self._on_read()
@@ -105,6 +107,25 @@ class FilesystemObject(StoredObject):
             await self._on_damage(damage)
             raise ObjectCorruptError(f"object {self.status.content_address} {damage}")
         return data
+
+    def read_into(self, first_block: int, buffer: memoryview) -> int:
+        self._on_read()
+        offset = first_block * BLOCK_SIZE
+        if not self._is_sequential:
+            # Read ahead: the disk is three times as fast then.
+            os.posix_fadvise(self._fd, offset, 0, os.POSIX_FADV_SEQUENTIAL)
+            self._is_sequential = True
+        count = 0
+        while count < len(buffer):
+            try:
+                more = os.preadv(self._fd, (buffer[count:],), offset + count)
+            except OSError:
+                more = 0
+            if not more:
+                break
+            count += more
+        bad = find_bad_block(buffer[:count], self._digests_of(first_block, len(buffer)))
+        return count if bad is None else bad * BLOCK_SIZE
 
     def take_descriptor(self) -> int | None:
         if not self._is_fresh:
@@ -122,8 +143,7 @@ class FilesystemObject(StoredObject):
         """Read blocks; say what is wrong with them, if anything is."""
         offset = first_block * BLOCK_SIZE
         size = min(count * BLOCK_SIZE, self.status.size_bytes - offset)
-        start = (first_block - self._first_block) * DIGEST_SIZE
-        digests = self._digests[start : start + count * DIGEST_SIZE]
+        digests = self._digests_of(first_block, size)
         try:
             data = read_fully(self._fd, offset, size)
         except OSError as exc:
@@ -136,6 +156,11 @@ class FilesystemObject(StoredObject):
             first = offset + bad * BLOCK_SIZE
             return b"", f"is damaged in the {BLOCK_SIZE} bytes from {first} on"
         return data, None
+
+    def _digests_of(self, first_block: int, size: int) -> bytes:
+        """Give the digests of the blocks that have so many bytes."""
+        start = (first_block - self._first_block) * DIGEST_SIZE
+        return self._digests[start : start + count_blocks(size) * DIGEST_SIZE]
 
 
 def read_fully(fd: int, offset: int, size: int) -> bytes:

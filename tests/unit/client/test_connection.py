@@ -304,9 +304,11 @@ async def test_a_frame_cut_off_is_remembered_even_if_both_halves_are_over(daemon
     await connection.send(connection.begin(Request(op="x", body=BodyKind.STREAM)))
     await refused.wait()
     assert isinstance(connection.poll(), Failure)
-    size = 1_000_000
-    frames = [connection.protocol.send_data(size), bytes(size)]
-    frames.append(connection.protocol.send(End(size_bytes=size)))
+    size, count = 1_000_000, 8  # more than the kernel takes at once
+    frames = []
+    for _ in range(count):
+        frames += [connection.protocol.send_data(size), bytes(size)]
+    frames.append(connection.protocol.send(End(size_bytes=count * size)))
     assert connection.is_reusable
     with anyio.CancelScope() as scope:
         scope.cancel()
