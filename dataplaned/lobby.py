@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
+import structlog
 import trio
 
 from dataplane_protocol import Buffer, UsualCall, read_usual
@@ -31,6 +32,8 @@ Answer: TypeAlias = Sequence[Buffer] | None
 #: function with its answer then, once, in trio's thread, perhaps before it returns. The frames
 #: are good until it is asked again.
 Answering: TypeAlias = Callable[[UsualCall, Callable[[Answer], None]], bool]
+
+_log = structlog.get_logger(__name__)
 
 
 class _Guest:
@@ -136,7 +139,12 @@ class Lobby:
 
     def _take(self, guest: _Guest, call: UsualCall, data: bytes) -> None:
         guest.is_answered = False
-        if not self._answer(call, partial(self._finish, guest, data)):
+        try:
+            is_taken = self._answer(call, partial(self._finish, guest, data))
+        except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
+            _log.error("quick_call_failed", exc_info=exc)
+            is_taken = False
+        if not is_taken:
             guest.is_answered = True
             self._hand_over(guest, data)
 

@@ -10,9 +10,12 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar, cast
 
+import structlog
 import trio
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 #: Threads that hash for ingests. More than the cores only adds waiting.
 HASH_THREADS: Final = 8
@@ -63,7 +66,7 @@ class Mailbox:
         self._token = trio.lowlevel.current_trio_token()
 
     def post(self, function: Callable[[T], object], argument: T) -> None:
-        """Have a function called, which must not raise. Not at all once the loop has ended."""
+        """Have a function called; not at all once the loop has ended. What it raises is logged."""
         self._calls.append((function, argument))
         # In this order, and the other way round in `_empty`, so that no call is left behind.
         if not self._is_announced and self._token is not None:
@@ -75,7 +78,10 @@ class Mailbox:
         self._is_announced = False
         while self._calls:
             function, argument = self._calls.popleft()
-            function(argument)
+            try:
+                function(argument)
+            except Exception as exc:  # noqa: BLE001 - it would end the event loop
+                _log.error("posted_call_failed", exc_info=exc)
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ class QuickBackend(ABC):
 
     @abstractmethod
     def stat(self, addresses: Sequence[str], done: Callable[[list[bytes] | None], None]) -> bool:
-        """Describe those that are present, each as `object_entry` gives it."""
+        """Describe those that are present, each as `usual_object_entry` gives it."""
 
     @abstractmethod
     def read(

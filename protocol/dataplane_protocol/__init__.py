@@ -146,9 +146,9 @@ from ._usual import (
     read_usual as read_usual,
 )
 from ._usual_answers import (
-    object_entry as object_entry,
     usual_delete_answer as usual_delete_answer,
     usual_ingest_answer as usual_ingest_answer,
+    usual_object_entry as usual_object_entry,
     usual_serve_answer as usual_serve_answer,
     usual_stat_answer as usual_stat_answer,
 )

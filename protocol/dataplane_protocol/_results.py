@@ -168,7 +168,7 @@ def backend_list_from_wire(result: Mapping[str, object]) -> BackendList:
 
 def stat_result_to_wire(objects: Sequence[ObjectStatus]) -> dict[str, object]:
     """Give the `ok` map of `stat_objects`."""
-    return {"objects": [object_to_wire(entry) for entry in objects]}
+    return {"objects": [_object_to_wire(entry) for entry in objects]}
 
 
 def stat_result_from_wire(result: Mapping[str, object]) -> tuple[ObjectStatus, ...]:
@@ -187,8 +187,7 @@ def object_page_from_wire(result: Mapping[str, object]) -> ObjectPage:
     return ObjectPage(objects=_objects(fields), more=fields.boolean("more"))
 
 
-def object_to_wire(entry: ObjectStatus) -> dict[str, object]:
-    """Give an entry of `stat_objects` and `list_objects`."""
+def _object_to_wire(entry: ObjectStatus) -> dict[str, object]:
     wire: dict[str, object] = {
         "content_address": str(entry.content_address),
         "size_bytes": entry.size_bytes,

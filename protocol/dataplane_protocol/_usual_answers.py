@@ -8,19 +8,38 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from ._codec import encode_control
 from ._frames import Buffer, data_head
 from ._limits import DATA_SIZE
-from ._results import object_to_wire
-from ._storage import ObjectStatus
 
 _SERVED: Final = b"\xa2bok\xa3flength"
 _STREAM: Final = b"dbodyfstream"
 
 
-def object_entry(status: ObjectStatus) -> bytes:
-    """Give the item that describes an object, as `usual_stat_answer` takes it."""
-    return encode_control(object_to_wire(status))
+def usual_object_entry(
+    *,
+    blake3: str,
+    sha256: str,
+    size: int,
+    generation: int,
+    stored_at_ms: int,
+    verified_at_ms: int,
+    is_quarantined: bool,
+) -> bytes:
+    """Give the item that describes an object; the digests are 64 hexadecimal digits."""
+    return (
+        (b"\xa7estatekquarantinedjgeneration" if is_quarantined else b"\xa6jgeneration")
+        + _head(0, generation)
+        + b"jsize_bytes"
+        + _head(0, size)
+        + b"lstored_at_ms"
+        + _head(0, stored_at_ms)
+        + b"msha256_digestxGsha256:"
+        + sha256.encode()
+        + b"nverified_at_ms"
+        + _head(0, verified_at_ms)
+        + b"ocontent_addressxGblake3:"
+        + blake3.encode()
+    )
 
 
 def usual_stat_answer(entries: Sequence[bytes]) -> bytes:

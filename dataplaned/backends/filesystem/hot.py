@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from dataplane_protocol import BLAKE3, SHA256, object_entry
+from dataplane_protocol import BLAKE3, SHA256, usual_object_entry
 
 from .rows import Row
-from .status import status_of
 
 #: Objects that are kept: 20 MB of them.
 _MOST_OBJECTS: Final = 16_384
@@ -62,11 +61,10 @@ class HotObject:
         file: Its file, if it has one and that is open.
     """
 
-    __slots__ = ("_entry", "content", "file", "row")
+    __slots__ = ("_entry", "file", "row")
 
-    def __init__(self, row: Row, content: bytes | None = None, file: HotFile | None = None) -> None:
+    def __init__(self, row: Row, file: HotFile | None = None) -> None:
         self.row = row
-        self.content = content
         self.file = file
         self._entry: bytes | None = None
 
@@ -74,7 +72,16 @@ class HotObject:
     def entry(self) -> bytes:
         """The item that describes it on the wire."""
         if self._entry is None:
-            self._entry = object_entry(status_of(self.row))
+            row = self.row
+            self._entry = usual_object_entry(
+                blake3=row.blake3.hex(),
+                sha256=row.sha256.hex(),
+                size=row.size,
+                generation=row.generation,
+                stored_at_ms=row.stored_at_ms,
+                verified_at_ms=row.verified_at_ms,
+                is_quarantined=bool(row.is_rotten),
+            )
         return self._entry
 
 

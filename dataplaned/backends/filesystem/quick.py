@@ -130,10 +130,11 @@ class FilesystemQuick(QuickBackend):
         if not 1 <= length <= MAX_QUICK_READ:
             return None
         content: bytes | memoryview | None = None
+        file = hot.file  # which the writer's thread may take out of it
         if hot.row.file is None:
             content = self._read_row(hot.row, offset, length)
-        elif hot.file is not None:
-            content = self._read_file(hot.file, hot.row, offset, length)
+        elif file is not None:
+            content = self._read_file(file, hot.row, offset, length)
         return None if content is None else QuickRead(hot.row.size, offset, content)
 
     def _read_row(self, row: Row, offset: int, length: int) -> bytes | None:

@@ -5,7 +5,7 @@ import pytest
 import trio
 import trio.testing
 
-from dataplaned.threads import open_plain_nursery, run_in_thread, wait_for
+from dataplaned.threads import Mailbox, open_plain_nursery, run_in_thread, wait_for
 
 
 class FirstError(Exception):
@@ -194,3 +194,62 @@ async def test_a_cancellation_alone_passes_to_its_scope():
             nursery.start_soon(trio.sleep_forever)
             scope.cancel()
     assert scope.cancelled_caught
+
+
+# Mailbox.
+
+
+@pytest.mark.trio
+async def test_calls_of_another_thread_are_made_in_their_order_and_for_one_waking():
+    mailbox, made, wakings = Mailbox(), [], []
+    mailbox.open()
+    token = mailbox._token
+
+    class Counted:
+        def run_sync_soon(self, function):
+            wakings.append(function)
+            token.run_sync_soon(function)
+
+    mailbox._token = Counted()
+
+    def post():
+        for number in range(100):
+            mailbox.post(made.append, number)
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    thread.join()  # the loop is not asked before all of them are there
+    assert made == []
+    await trio.testing.wait_all_tasks_blocked()
+    assert made == list(range(100))
+    assert len(wakings) == 1
+
+
+@pytest.mark.trio
+async def test_a_call_posted_by_a_call_is_made():
+    mailbox, made = Mailbox(), []
+    mailbox.open()
+
+    def again(number):
+        made.append(number)
+        if number < 5:
+            mailbox.post(again, number + 1)
+
+    mailbox.post(again, 0)
+    await trio.testing.wait_all_tasks_blocked()
+    assert made == list(range(6))
+    mailbox.post(again, 5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert made[-1] == 5
+
+
+def test_calls_after_the_loop_has_ended_are_not_made():
+    mailbox, made = Mailbox(), []
+
+    async def main():
+        mailbox.open()
+
+    trio.run(main)
+    mailbox.post(made.append, 1)
+    mailbox.post(made.append, 2)
+    assert made == []
