@@ -93,7 +93,7 @@ class Contestant:
     # What all of them do.
 
     def __enter__(self) -> Self:
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         log = (self.directory / "log").open("wb")
         with log:
             self._process = subprocess.Popen(
@@ -105,7 +105,7 @@ class Contestant:
                 text = (self.directory / "log").read_text()[-2000:]
                 self.__exit__()
                 raise RuntimeError(f"{self.NAME} did not start: {text}")
-            time.sleep(0.05)
+            time.sleep(0.005)
         return self
 
     def __exit__(self, *_: object) -> None:

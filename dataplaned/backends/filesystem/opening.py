@@ -77,20 +77,26 @@ def few_block_digests(
         hot: Where they are kept.
         lookups: Where to look for those that are not; nowhere when `None`.
     """
-    digests = b""
-    for index in range(first, first + count):
-        place, in_row = divmod(index, BLOCKS_PER_ROW)
-        start = place * BLOCKS_PER_ROW
-        of_row = hot.block_digests(row.blake3, start)
-        if of_row is None and lookups is not None:
-            version = hot.read_version()
-            of_row = lookups.block_row(row.blake3, start)
-            if of_row is not None:
-                hot.keep_block_digests(row.blake3, start, of_row, version)
-        if of_row is None:
-            return None
-        digests += of_row[in_row * DIGEST_SIZE : (in_row + 1) * DIGEST_SIZE]
+    place, in_row = divmod(first, BLOCKS_PER_ROW)
+    of_row = _block_row(row, place * BLOCKS_PER_ROW, hot, lookups)
+    if of_row is None:
+        return None
+    digests = of_row[in_row * DIGEST_SIZE : (in_row + count) * DIGEST_SIZE]
+    missing = count - len(digests) // DIGEST_SIZE
+    if missing and len(of_row) == BLOCKS_PER_ROW * DIGEST_SIZE:
+        more = few_block_digests(row, first + count - missing, missing, hot, lookups)
+        return None if more is None else digests + more
     return digests
+
+
+def _block_row(row: Row, start: int, hot: HotObjects, lookups: Lookups | None) -> bytes | None:
+    of_row = hot.block_digests(row.blake3, start)
+    if of_row is None and lookups is not None:
+        version = hot.read_version()
+        of_row = lookups.block_row(row.blake3, start)
+        if of_row is not None:
+            hot.keep_block_digests(row.blake3, start, of_row, version)
+    return of_row
 
 
 def _refuse_rotten(store: Store, row: Row) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from dataplane_protocol import BLAKE3, Digest, IngestOutcome
 
-from ...digests import ObjectDigests
+from ...digests import BLOCK_SIZE, ObjectDigests
 from . import changes
 from .changes import Stored
 from .rows import COLUMNS, Row
@@ -108,14 +108,13 @@ class RemoveSmall:
         if not is_plain or len(set(keys)) < len(keys):
             return None
         rows = _find_all(connection, keys)
-        if any(row.file is not None for row in rows) or _select_all(
-            connection, "1 FROM quarantine WHERE blake3", keys
-        ):
+        if any(row.file is not None for row in rows) or _has_any(connection, "quarantine"):
             return None
         present = [row.blake3 for row in rows]
         _delete_all(connection, "contents WHERE id", [row.content for row in rows])
         _delete_all(connection, "objects WHERE blake3", present)
-        _delete_all(connection, "blocks WHERE blake3", present)
+        in_blocks = [row.blake3 for row in rows if row.size > BLOCK_SIZE]
+        _delete_all(connection, "blocks WHERE blake3", in_blocks)
         changes.count(connection, objects=-len(rows), size=-sum(row.size for row in rows))
         return [key in set(present) for key in keys]
 
@@ -124,6 +123,10 @@ def _find_all(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[Row
     return [
         Row(*row) for row in _select_all(connection, f"{COLUMNS} FROM objects WHERE blake3", keys)
     ]
+
+
+def _has_any(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
 
 
 def _select_all(
