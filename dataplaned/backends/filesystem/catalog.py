@@ -2,8 +2,8 @@
 
 One thread writes (writer.py), in groups. Reading goes over a connection of its own, under a
 lock, from whatever worker thread asks; statements take microseconds. Another one is the event
-loop's alone, for when no disk can be in the way (residency.py), and one reads past every cache,
-for verifying.
+loop's alone, for when no disk can be in the way (residency.py, glance.py), and one reads past
+every cache, for verifying.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import trio
 
 from ...digests import DIGEST_SIZE
 from . import changes, schema
+from .glance import Glance
 from .hot import HotObject, HotObjects
 from .lookups import CONTENT, Lookups
 from .residency import Residency
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 #: Bytes of pages that the writing connection may hold: the upper levels of both digest trees
 #: of some ten million objects, and the leaves that a group touches.
-_WRITER_CACHE: Final = 64 * 1024 * 1024
+_WRITER_CACHE: Final = 160 * 1024 * 1024
 _READER_CACHE: Final = 8 * 1024 * 1024
 
 #: Instructions of SQLite between two looks whether a check of the catalog was cancelled.
@@ -93,19 +94,29 @@ class Catalog(Lookups):
             raise
         self.hot = HotObjects(self._version.read)
         self._residency = Residency(self._fds)
+        self._glance = Glance()
         self._writer = Writer(writing, self.hot)
 
     def close(self) -> None:
         """Commit what was submitted and close. SQLite folds the WAL into the file."""
         self._writer.close()
         self._residency.close()
+        self._glance.close()
         self.hot.clear()
         self._close()
 
-    @property
-    def at_once(self) -> Lookups | None:
-        """Lookups for the event loop; `None` while they might take a disk."""
-        return self._at_once if self._residency.is_certain else None
+    def look_up(self, function: Callable[[Lookups], T]) -> tuple[T] | None:
+        """Look something up for the event loop, if that takes no disk.
+
+        Returns:
+            What `function` gives, in a tuple; `None` when it failed, or would have taken long.
+        """
+        if not self._residency.is_certain:
+            return self._glance.take(lambda: function(self))
+        try:
+            return (function(self._at_once),)
+        except sqlite3.Error:
+            return None
 
     def commit(self, change: Change[T]) -> "Future[T]":
         """Have a change committed with whatever else is waiting; see `Writer.submit`."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from dataplane_protocol import Digest, ObjectCorruptError, resolve_range
 
@@ -13,6 +14,9 @@ from .lookups import Lookups
 from .rows import Row
 from .store import Store
 from .verifying import Copy, open_copy
+
+#: Looks something up, if it can; see `Catalog.look_up`.
+LookUp: TypeAlias = Callable[[Callable[[Lookups], bytes | None]], tuple[bytes | None] | None]
 
 #: Blocks that a range of `MAX_QUICK_READ` bytes touches at most.
 MOST_QUICK_BLOCKS: Final = 2
@@ -56,7 +60,8 @@ def block_digests(store: Store, row: Row, byte_range: tuple[int, int] | None) ->
     if row.size <= BLOCK_SIZE:
         return row.blake3 if row.size else b""
     if count <= MOST_QUICK_BLOCKS:
-        found = few_block_digests(row, first, count, store.catalog.hot, store.catalog)
+        catalog = store.catalog
+        found = few_block_digests(row, first, count, catalog.hot, lambda look: (look(catalog),))
         if found is not None:
             return found
     digests = store.catalog.block_digests(row.blake3, first, count)
@@ -66,7 +71,7 @@ def block_digests(store: Store, row: Row, byte_range: tuple[int, int] | None) ->
 
 
 def few_block_digests(
-    row: Row, first: int, count: int, hot: HotObjects, lookups: Lookups | None
+    row: Row, first: int, count: int, hot: HotObjects, look_up: LookUp
 ) -> bytes | None:
     """Give the digests of a few blocks out of memory, where whole rows of them are kept.
 
@@ -75,28 +80,30 @@ def few_block_digests(
         first: Index of the first block.
         count: How many.
         hot: Where they are kept.
-        lookups: Where to look for those that are not; nowhere when `None`.
+        look_up: Looks for those that are not, if it can.
     """
     place, in_row = divmod(first, BLOCKS_PER_ROW)
-    of_row = _block_row(row, place * BLOCKS_PER_ROW, hot, lookups)
+    of_row = _block_row(row, place * BLOCKS_PER_ROW, hot, look_up)
     if of_row is None:
         return None
     digests = of_row[in_row * DIGEST_SIZE : (in_row + count) * DIGEST_SIZE]
     missing = count - len(digests) // DIGEST_SIZE
     if missing and len(of_row) == BLOCKS_PER_ROW * DIGEST_SIZE:
-        more = few_block_digests(row, first + count - missing, missing, hot, lookups)
+        more = few_block_digests(row, first + count - missing, missing, hot, look_up)
         return None if more is None else digests + more
     return digests
 
 
-def _block_row(row: Row, start: int, hot: HotObjects, lookups: Lookups | None) -> bytes | None:
+def _block_row(row: Row, start: int, hot: HotObjects, look_up: LookUp) -> bytes | None:
     of_row = hot.block_digests(row.blake3, start)
-    if of_row is None and lookups is not None:
-        version = hot.read_version()
-        of_row = lookups.block_row(row.blake3, start)
-        if of_row is not None:
-            hot.keep_block_digests(row.blake3, start, of_row, version)
-    return of_row
+    if of_row is not None:
+        return of_row
+    version = hot.read_version()
+    found = look_up(lambda lookups: lookups.block_row(row.blake3, start))
+    if found is None or found[0] is None:
+        return None
+    hot.keep_block_digests(row.blake3, start, found[0], version)
+    return found[0]
 
 
 def _refuse_rotten(store: Store, row: Row) -> None:

@@ -1,12 +1,11 @@
 """The calls of a filesystem backend that can be done at once; see `QuickBackend`.
 
-Rows come from memory, or from the catalog while the kernel has all of it, a file's bytes from
-the kernel's cache or not at all. Changes are handed to the catalog's writer, as those of
-ordinary calls are.
+Rows come from memory or from the catalog, as far as no disk has to be waited for, a file's
+bytes from the kernel's cache or not at all. Changes are handed to the catalog's writer, as
+those of ordinary calls are.
 """
 
 import os
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -106,17 +105,14 @@ class FilesystemQuick(QuickBackend):
     def _look_up(self, address: str) -> _Found | None:
         """Look an object up, and keep it; `None` if that might take a disk, or fails."""
         catalog = self._store.catalog
-        lookups = catalog.at_once
-        if lookups is None:
-            return None
         version = catalog.hot.read_version()
-        try:
-            row = lookups.find(ContentAddress(address).to_digest())
-        except sqlite3.Error:
+        digest = ContentAddress(address).to_digest()
+        found = catalog.look_up(lambda lookups: lookups.find(digest))
+        if found is None:
             return None
-        if row is None:
+        if found[0] is None:
             return _Found(None)
-        hot = HotObject(row)
+        hot = HotObject(found[0])
         catalog.hot.keep(hot, version)
         return _Found(hot)
 
@@ -138,13 +134,8 @@ class FilesystemQuick(QuickBackend):
         return None if content is None else QuickRead(hot.row.size, offset, content)
 
     def _read_row(self, row: Row, offset: int, length: int) -> bytes | None:
-        lookups = self._store.catalog.at_once
-        if lookups is None:
-            return None
-        try:
-            content = lookups.content(row)
-        except sqlite3.Error:
-            return None
+        found = self._store.catalog.look_up(lambda lookups: lookups.content(row))
+        content = None if found is None else found[0]
         if content is None or len(content) != row.size:
             return None
         if find_bad_block(content, row.blake3) is not None:
@@ -166,10 +157,7 @@ class FilesystemQuick(QuickBackend):
         if row.size <= BLOCK_SIZE:
             return row.blake3
         catalog = self._store.catalog
-        try:
-            return few_block_digests(row, first, count, catalog.hot, catalog.at_once)
-        except sqlite3.Error:
-            return None
+        return few_block_digests(row, first, count, catalog.hot, catalog.look_up)
 
 
 def _read_cached(file: HotFile, data: memoryview, offset: int) -> bool:

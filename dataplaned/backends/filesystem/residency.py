@@ -6,6 +6,7 @@ is known is believed for a short time only; what drops pages itself says so befo
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import threading
@@ -48,6 +49,27 @@ def cached_pages(fd: int, size: int) -> int:
     if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(where), ctypes.byref(counts), 0) == 0:
         return int(counts.cached)
     return _cached_pages_by_mincore(fd, size)
+
+
+def count_hole_pages(fd: int, size: int) -> int:
+    """Give the number of pages of a file that the disk has nothing of.
+
+    Raises:
+        OSError: As lseek(2).
+    """
+    pages, place = 0, 0
+    while place < size:
+        hole = os.lseek(fd, place, os.SEEK_HOLE)
+        if hole >= size:
+            break
+        try:
+            place = os.lseek(fd, hole, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            place = size  # there is nothing behind it
+        pages += place // mmap.PAGESIZE - -(-hole // mmap.PAGESIZE)
+    return pages
 
 
 def _cached_pages_by_mincore(fd: int, size: int) -> int:
@@ -122,7 +144,11 @@ class Residency:
 
     def _is_there(self, fd: int) -> bool:
         size = os.fstat(fd).st_size
-        return size == 0 or self._count(fd, size) >= -(-size // mmap.PAGESIZE)
+        if not size:
+            return True
+        missing = -(-size // mmap.PAGESIZE) - self._count(fd, size)
+        # A page that so far is in the WAL alone is a hole here: there is nothing to be read.
+        return missing <= 0 or missing <= count_hole_pages(fd, size)
 
     def _run(self) -> None:
         while self._wanted.wait() and self._is_open:

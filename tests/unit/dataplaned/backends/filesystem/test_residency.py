@@ -9,6 +9,7 @@ from dataplaned.backends.filesystem.residency import (
     Residency,
     _cached_pages_by_mincore,
     cached_pages,
+    count_hole_pages,
 )
 
 PAGES = 50
@@ -44,6 +45,20 @@ def test_pages_in_the_cache_are_counted(file, count):
 def test_what_the_kernel_does_not_tell_is_an_error(file):
     with pytest.raises(OSError, match=r"Bad file descriptor|Invalid argument"):
         cached_pages(1_000_000, 4096)
+
+
+def test_holes_are_counted(tmp_path):
+    path = tmp_path / "file"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.ftruncate(fd, 10 * mmap.PAGESIZE)
+        assert count_hole_pages(fd, 10 * mmap.PAGESIZE) == 10
+        os.pwrite(fd, b"x" * mmap.PAGESIZE, 3 * mmap.PAGESIZE)
+        assert count_hole_pages(fd, 10 * mmap.PAGESIZE) == 9
+        os.pwrite(fd, b"x" * mmap.PAGESIZE, 9 * mmap.PAGESIZE)
+        assert count_hole_pages(fd, 10 * mmap.PAGESIZE) == 8
+    finally:
+        os.close(fd)
 
 
 class Watch:
