@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 #: Bytes of pages that the writing connection may hold: the upper levels of both digest trees
 #: of some ten million objects, and the leaves that a group touches.
-_WRITER_CACHE: Final = 160 * 1024 * 1024
+_WRITER_CACHE: Final = 80 * 1024 * 1024
 _READER_CACHE: Final = 8 * 1024 * 1024
 
 #: Instructions of SQLite between two looks whether a check of the catalog was cancelled.
