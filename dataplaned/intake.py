@@ -18,8 +18,8 @@ from typing import Final, Protocol, Self, runtime_checkable
 
 from .digests import Digester
 
-#: Bytes of an area: what is hashed and written in one go. Direct writes of 1 to 4 MiB are
-#: equally fast, smaller ones are not.
+#: Bytes of an area: what is hashed and written in one go. With twice as many an ingest had 0.8
+#: of the rate, with half as many 0.94.
 AREA_SIZE: Final = 1024 * 1024
 
 #: Areas of one body: one in each thread's hands, and as many waiting.

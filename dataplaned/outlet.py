@@ -11,8 +11,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from .intake import Areas
 
-#: Areas that are checked ahead of the one being sent. Three that fit the processor's cache
-#: are faster than six that do not.
+#: Areas that are checked ahead of the one being sent.
 _AHEAD: Final = 2
 
 

@@ -80,7 +80,7 @@ _MAX_MESSAGE: Final = 1000
 #: out in one write with its answer and its end.
 _MIN_FD_LENGTH: Final = 65_537
 
-#: Bytes of a body from which on threads of its own are worth their making.
+#: Bytes of a body from which on it is given out by threads of its own.
 _MIN_LARGE_LENGTH: Final = 4 * 1024 * 1024
 
 #: Every feature that this server has.

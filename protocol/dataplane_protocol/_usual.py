@@ -2,8 +2,8 @@
 
 Nearly all requests that a daemon gets are of four shapes, and one deterministic encoding
 (`SPEC.md` 3) makes each of them a pattern of bytes. What matches such a pattern is a valid
-frame of the half-machines by that alone, and is read ten times as fast as by the codec; what
-does not match says nothing, and goes to a `Connection`. The answers of these calls are spelled
+frame of the half-machines by that alone, and is read many times as fast as by the codec; what
+does not match says nothing, and goes to a `Connection`. The answers of these calls are spelled out
 in `_usual_answers.py`. Nothing in here is another contract: the tests hold both ways against
 each other.
 

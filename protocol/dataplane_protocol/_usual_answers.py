@@ -1,7 +1,6 @@
 """The answers of the calls that `_usual.py` reads, as whole frames.
 
-Each gives the very bytes that a `Connection` would, whose codec takes any map and ten times as
-long.
+Each gives the very bytes that a `Connection` would, whose codec takes any map, and longer.
 """
 
 import struct
