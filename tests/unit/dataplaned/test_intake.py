@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from dataplaned.digests import BLOCK_SIZE, Digester
-from dataplaned.intake import AREA_SIZE, AreaPool, take_in
+from dataplaned.intake import AREA_SIZE, AreaPool, _Ring, take_in
 from dataplaned.outlet import give_out
 
 SIZES = [1, 4095, 4096, BLOCK_SIZE, AREA_SIZE - 1, AREA_SIZE, AREA_SIZE + 1, 9 * AREA_SIZE + 77]
@@ -65,20 +65,29 @@ def test_a_body_is_digested_and_written_whole(size, most):
     assert all(length == AREA_SIZE for length in lengths[:-1])
 
 
-def test_an_area_is_not_used_again_before_everybody_is_done_with_it():
+def test_an_area_is_free_again_when_all_three_are_done_with_it():
+    ring = _Ring([memoryview(bytearray(10))])
+    for _ in range(2):
+        area = ring.take()
+        for user in (area, area[:5], area[2:]):
+            assert ring._free.empty()
+            ring.let_go(user)
+        assert not ring._free.empty()
+
+
+def test_what_is_received_is_written_however_slow_that_is():
     content = os.urandom(20 * AREA_SIZE)
     written = bytearray()
-    is_drained = threading.Event()
+    has_received = threading.Event()
 
     class Signalling(Source):
         def read_into(self, buffer):
-            # The ring is full of what nobody has written yet.
             if len(self.content) == len(content) - 5 * AREA_SIZE:
-                is_drained.set()
+                has_received.set()
             return super().read_into(buffer)
 
     def write(area):
-        assert is_drained.wait(10)
+        assert has_received.wait(10)
         written.extend(area)
 
     assert run([], Signalling(content), write) == digests_of(content)
