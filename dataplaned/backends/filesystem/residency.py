@@ -1,8 +1,8 @@
 """Whether files are in the kernel's cache as a whole, so that reading them takes no disk.
 
 The event loop may read the catalog itself then, which is several times as fast as to have a
-thread do it. Nobody can promise that the kernel does not drop a page in the next moment, so that what
-is known is believed for a short time only; what drops pages itself says so before.
+thread do it. Nobody can promise that the kernel does not drop a page in the next moment, so
+that what is known is believed for a short time only; what drops pages itself says so before.
 """
 
 import ctypes
