@@ -143,7 +143,7 @@ class Lobby:
             is_taken = self._answer(call, partial(self._finish, guest, data))
         except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
             _log.error("quick_call_failed", exc_info=exc)
-            is_taken = False
+            is_taken = guest.is_answered
         if not is_taken:
             guest.is_answered = True
             self._hand_over(guest, data)

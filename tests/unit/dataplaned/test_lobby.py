@@ -2,6 +2,7 @@ import socket
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -168,6 +169,26 @@ async def test_what_was_taken_and_then_declined_goes_the_ordinary_way(house):
     await trio.testing.wait_all_tasks_blocked()
     house.answers.waiting.pop()(None)
     assert await caller.receive() == Ok(result={"objects": []})
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_answered_first", [False, True])
+async def test_an_answering_that_fails_costs_nobody_anything(house, is_answered_first):
+    caller = await house.caller()
+    answer = house.answers.__call__
+
+    def fail(call, done):
+        if is_answered_first:
+            answer(call, done)
+        raise ZeroDivisionError
+
+    house.lobby._answer = fail
+    with structlog.testing.capture_logs() as logs:
+        answered = await caller.call(STAT)
+    assert ("quick" in answered.result) == is_answered_first
+    assert [line["event"] for line in logs] == ["quick_call_failed"]
+    house.lobby._answer = house.answers
+    assert (await caller.call(STAT)).result["quick"]
 
 
 @pytest.mark.trio

@@ -2,6 +2,7 @@ import threading
 from concurrent.futures import Future
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -241,6 +242,18 @@ async def test_a_call_posted_by_a_call_is_made():
     mailbox.post(again, 5)
     await trio.testing.wait_all_tasks_blocked()
     assert made[-1] == 5
+
+
+@pytest.mark.trio
+async def test_a_posted_call_that_fails_is_logged_and_no_more():
+    mailbox, made = Mailbox(), []
+    mailbox.open()
+    with structlog.testing.capture_logs() as logs:
+        mailbox.post(lambda _: 1 / 0, None)
+        mailbox.post(made.append, 1)
+        await trio.testing.wait_all_tasks_blocked()
+    assert made == [1]
+    assert [line["event"] for line in logs] == ["posted_call_failed"]
 
 
 def test_calls_after_the_loop_has_ended_are_not_made():
