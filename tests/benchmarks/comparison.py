@@ -138,12 +138,13 @@ class Comparison:
         payload: int,
     ) -> None:
         with _Meter(contestant) as meter:
-            rate = load.run(contestant.connection(), requests, clients, payload)
+            done = load.run(contestant.connection(), requests, clients, payload)
         self.results.add(
             row,
             contestant.NAME,
-            rate=rate,
+            rate=done.rate,
             cpu=meter.cpu_s / len(requests),
+            client_cpu=done.cpu_s / len(requests),
             peak_mib=meter.peak_mib,
         )
 

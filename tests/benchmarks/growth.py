@@ -86,7 +86,7 @@ def _ingest(daemon: Daemon, count: int) -> tuple[float, list[str]]:
     contents = [os.urandom(SIZE) for _ in range(count)]
     addresses = [f"blake3:{blake3(content).hexdigest()}" for content in contents]
     requests = [daemon.ingest(content) for content in contents]
-    return load.run(daemon.connection(), requests, CLIENTS), addresses
+    return load.run(daemon.connection(), requests, CLIENTS).rate, addresses
 
 
 def _part(daemon: Daemon, objects: int, rate: float, addresses: list[str]) -> Part:

@@ -8,7 +8,7 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 #: What `Conversation.call` takes; made beforehand.
 Request: TypeAlias = bytes
@@ -34,7 +34,14 @@ Connect: TypeAlias = Callable[[], Conversation]
 fork = multiprocessing.get_context("fork")
 
 
-def run(connect: Connect, requests: Sequence[Request], clients: int, payload: int = 0) -> float:
+class Load(NamedTuple):
+    """What clients did: calls a second, and the CPU seconds of all of them."""
+
+    rate: float
+    cpu_s: float
+
+
+def run(connect: Connect, requests: Sequence[Request], clients: int, payload: int = 0) -> Load:
     """Have clients make calls.
 
     Args:
@@ -44,20 +51,22 @@ def run(connect: Connect, requests: Sequence[Request], clients: int, payload: in
         payload: Bytes that every answer must carry.
 
     Returns:
-        Calls a second, from the first one's start to the last one's end.
+        The rate is from the first one's start to the last one's end.
     """
     barrier = fork.Barrier(clients)
-    times = fork.Array("d", 2 * clients)
+    times = fork.Array("d", 3 * clients)
 
     def client(number: int) -> None:
         conversation = connect()
         mine = requests[number::clients]
         barrier.wait()
-        times[2 * number] = time.perf_counter()
+        times[3 * number] = time.perf_counter()
+        cpu_s = time.process_time()
         for request in mine:
             if conversation.call(request) != payload:
                 raise RuntimeError("an answer has another payload than it should")
-        times[2 * number + 1] = time.perf_counter()
+        times[3 * number + 1] = time.perf_counter()
+        times[3 * number + 2] = time.process_time() - cpu_s
 
     processes = [fork.Process(target=client, args=(number,)) for number in range(clients)]
     for process in processes:
@@ -66,7 +75,8 @@ def run(connect: Connect, requests: Sequence[Request], clients: int, payload: in
         process.join()
         if process.exitcode:
             raise RuntimeError(f"a client ended with {process.exitcode}")
-    return len(requests) / (max(times[1::2]) - min(times[0::2]))
+    taken_s = max(times[1::3]) - min(times[0::3])
+    return Load(len(requests) / taken_s, sum(times[2::3]))
 
 
 def dial(path: str) -> socket.socket:

@@ -20,7 +20,7 @@ class Cell:
     Attributes:
         rate: Bytes, calls or objects a second.
         cpu: CPU seconds of the server, for a GiB or a call.
-        client_cpu: CPU seconds of the client, for a GiB.
+        client_cpu: Likewise of the clients.
         peak_mib: The most memory of the server.
     """
 
@@ -196,7 +196,7 @@ class Results:
         for name, title in (
             ("rate", "rate"),
             ("cpu", "CPU of the server: seconds for a GiB, or microseconds for a call"),
-            ("client_cpu", "CPU of the client, seconds for a GiB"),
+            ("client_cpu", "CPU of the clients, likewise"),
             ("peak_mib", "memory of the server, MiB"),
         ):
             lines = [f"| {title} | {' | '.join(others)} |", f"| --- |{' ---: |' * len(others)}"]
@@ -215,7 +215,7 @@ def shown(row: str, value: float | None, name: str = "rate") -> str:
         return "-"
     if name == "rate":
         return f"{value / 1e9:.2f} GB/s" if value > 1e7 else f"{value:,.0f}/s"
-    if name == "cpu" and not row.startswith("1 GiB"):
+    if name in ("cpu", "client_cpu") and not row.startswith("1 GiB"):
         return f"{value * 1e6:.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
