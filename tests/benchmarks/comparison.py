@@ -13,6 +13,7 @@ from .contestant import Contestant, Pieces
 from .daemon import Daemon, DaemonByDescriptor, Echo
 from .peers.containerd import Containerd
 from .peers.http import Nginx
+from .peers.nix import Nix
 from .peers.registry import Registry
 from .results import Results
 
@@ -28,6 +29,7 @@ CONTESTANTS: Final[Sequence[type[Contestant]]] = (
     Echo,
     Containerd,
     Registry,
+    Nix,
     Nginx,
 )
 
@@ -88,7 +90,7 @@ class Comparison:
         name = self._transfer(contestant, "ingest", lambda: contestant.ingest_large(pieces))
         _apart(contestant.serve_large, name, self._size)  # into the kernel's cache
         self._transfer(contestant, "serve", lambda: contestant.serve_large(name, self._size))
-        for clients in CLIENTS[:2]:
+        for clients in CLIENTS[:2] if contestant.HAS_RANGES else ():
             count = self._count(contestant)
             requests = [
                 contestant.range(name, random.randrange(self._size - SMALL), SMALL)

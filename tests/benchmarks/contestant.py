@@ -26,6 +26,7 @@ class Contestant:
         PROGRAM: What must be installed.
         PROMISE: What it has done for durability when it answers an ingest.
         HAS_LARGE: Whether it stores large objects.
+        HAS_RANGES: Whether it reads ranges of them.
         SMALL_ROWS: What it does with small ones.
     """
 
@@ -33,6 +34,7 @@ class Contestant:
     PROGRAM = ""
     PROMISE = ""
     HAS_LARGE = True
+    HAS_RANGES = True
     SMALL_ROWS: tuple[str, ...] = ("ingest", "stat", "read", "delete")
 
     def __init__(self, directory: Path) -> None:
@@ -139,7 +141,7 @@ class Contestant:
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += int(fields[11]) + int(fields[12])
+                total += sum(map(int, fields[11:15]))  # its own, and of children that ended
         return total / _TICKS
 
     def forget_peak(self) -> None:

@@ -24,7 +24,8 @@ def test_one_command_measures_the_daemon_its_limits_and_its_peers(tmp_path):
         if kind.NAME in results["skipped"]:
             continue
         rows = [row for row, cells in results["rows"].items() if kind.NAME in cells]
-        assert len(rows) == 3 * len(kind.SMALL_ROWS) + (4 if kind.HAS_LARGE else 0)
+        large = 2 * kind.HAS_LARGE + 2 * (kind.HAS_LARGE and kind.HAS_RANGES)
+        assert len(rows) == 3 * len(kind.SMALL_ROWS) + large
         assert all(results["rows"][row][kind.NAME]["rate"][0] > 0 for row in rows)
     pictures = {path.name for path in output.glob("*.svg")}
     assert pictures >= {"large.svg", "small-ingest.svg"}

@@ -1,6 +1,8 @@
 """What the benchmark's own wire code makes and reads."""
 
+import hashlib
 import os
+import re
 import socket
 import struct
 import threading
@@ -12,6 +14,7 @@ from tests.benchmarks.load import Received
 from tests.benchmarks.peers.containerd import _data_of
 from tests.benchmarks.peers.grpc import GrpcConversation, call, field, varint
 from tests.benchmarks.peers.http import header, request
+from tests.benchmarks.peers.nix import Nix, number, text
 
 
 @pytest.fixture
@@ -120,3 +123,17 @@ def test_a_body_waits_for_the_windows_of_its_peer(tmp_path):
     listener.close()
     assert not thread.is_alive()
     assert got == b"\0" + struct.pack(">I", len(body)) + body
+
+
+def test_an_archive_of_one_file_is_made_as_nix_reads_it(tmp_path):
+    content = b"hello"
+    nix = Nix(tmp_path)
+    path = nix._path(content)
+    assert re.fullmatch(rf"{tmp_path}/nix-daemon/store/[0-9a-z]{{32}}-object", path)
+    made = nix.ingest(content)
+    assert made.startswith(number(39) + text(path))
+    archive = b"".join(
+        map(text, ("nix-archive-1", "(", "type", "regular", "contents", content, ")"))
+    )
+    assert made.endswith(number(len(archive)) + archive + number(0))
+    assert text(hashlib.sha256(archive).hexdigest()) in made
