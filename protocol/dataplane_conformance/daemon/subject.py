@@ -24,10 +24,11 @@ _TAMPER_TIMEOUT: Final = 60
 _FILLING: Final = b", an object of the conformance kit"
 _NAMES: Final = ("content_address", "sha256_digest")
 
-#: Words of 4 bytes that count up, so that no two parts of the large object are alike.
-_LARGE_WORDS: Final = 700_003
-_LARGE_BLAKE3: Final = "blake3:d391c06af6916150f17390835e41c79bed8c68fcfdfbaa0c2ac00e53dbf73575"
-_LARGE_SHA256: Final = "sha256:7213bf4a917f19b340abc215f368e860d6fb26da889d014ae9f14f15ad8f6747"
+#: Words of 4 bytes that count up, so that no two parts of the large object are alike: more than
+#: a socket holds, so that a daemon is still serving it when something else happens.
+_LARGE_WORDS: Final = 1_100_000
+_LARGE_BLAKE3: Final = "blake3:b71bd7b74ea4654dafc0799df14f3259442f1a213b3c3a067c0d1664f378facf"
+_LARGE_SHA256: Final = "sha256:a4ff608634976defcd1cd51a088d97041dcd84dc643b7456751c1a682519d126"
 
 
 @functools.cache

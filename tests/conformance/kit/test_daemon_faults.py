@@ -113,8 +113,10 @@ OUTPUT = (
     fault(
         "data frames are cut small",
         PEER,
-        "range(0, len(view), DATA_SIZE):\n            payload = view[start : start + DATA_SIZE]",
-        "range(0, len(view), 4096):\n            payload = view[start : start + 4096]",
+        "range(0, len(view), DATA_SIZE):\n"
+        "            for part in self._data_frame(view[start : start + DATA_SIZE])",
+        "range(0, len(view), 4096):\n"
+        "            for part in self._data_frame(view[start : start + 4096])",
         "2.2/data-frames-of-the-recommended-size",
     ),
     fault(
@@ -530,7 +532,7 @@ OPERATIONS = (
     fault(
         "an unknown backend is the default one",
         PLANE,
-        "return self._backends[self._default if backend_id is None else backend_id]",
+        "return self._backends.get(self._default if backend_id is None else backend_id)",
         "return self._backends.get(backend_id or '', self._backends[self._default])",
         "7/unknown-backend-in-every-operation",
     ),
