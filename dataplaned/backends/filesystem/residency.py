@@ -3,6 +3,7 @@
 The event loop may read the catalog itself then, which is several times as fast as to have a
 thread do it. Nobody can promise that the kernel does not drop a page in the next moment, so
 that what is known is believed for a short time only; what drops pages itself says so before.
+Of files that are not large the kernel is asked to have the missing pages again.
 """
 
 import ctypes
@@ -20,6 +21,10 @@ _LOOK_AGAIN_S: Final = 0.5
 
 #: Times that a look has taken, between two of them: large files take long.
 _MOST_SHARE: Final = 50
+
+#: Bytes of a file up to which missing pages are fetched; a kernel reclaims some of those that
+#: nobody touches for a while, and one is enough to be without certainty.
+_MOST_FETCHED: Final = 256 * 1024 * 1024
 
 #: The same number everywhere (cachestat(2), Linux 6.5).
 _SYS_CACHESTAT: Final = 451
@@ -126,7 +131,8 @@ class Residency:
         """Look now. Blocks."""
         drops, began = self._drops, time.monotonic()
         try:
-            are_there = all(map(self._is_there, self._fds))
+            # Every file is looked at, also when the first one lacks something.
+            are_there = all([self._is_there(fd) for fd in self._fds])  # noqa: C419
         except OSError:
             are_there = False
         ended = time.monotonic()
@@ -148,7 +154,11 @@ class Residency:
             return True
         missing = -(-size // mmap.PAGESIZE) - self._count(fd, size)
         # A page that so far is in the WAL alone is a hole here: there is nothing to be read.
-        return missing <= 0 or missing <= count_hole_pages(fd, size)
+        if missing <= 0 or missing <= count_hole_pages(fd, size):
+            return True
+        if size <= _MOST_FETCHED:
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
+        return False
 
     def _run(self) -> None:
         while self._wanted.wait() and self._is_open:

@@ -141,3 +141,28 @@ def test_a_look_that_was_overtaken_by_a_drop_says_nothing(watch):
     watch.may_count.set()
     look.join(10)
     assert not watch.residency.is_certain
+
+
+@pytest.fixture
+def residency(file):
+    residency = Residency([file])
+    yield residency
+    residency.close()
+
+
+def test_what_is_missing_of_a_small_file_is_fetched(residency, file):
+    drop(file)
+    residency.look()
+    assert not residency.is_certain
+    while cached_pages(file, PAGES * mmap.PAGESIZE) < PAGES:
+        pass  # nobody reads: the disk takes its time
+    residency.look()
+    assert residency.is_certain
+
+
+def test_a_large_file_is_left_as_it_is(residency, file, monkeypatch):
+    monkeypatch.setattr(residency_module, "_MOST_FETCHED", 1000)
+    drop(file)
+    for _ in range(100):
+        residency.look()
+    assert cached_pages(file, PAGES * mmap.PAGESIZE) == 0
