@@ -12,10 +12,20 @@ import trio
 
 from dataplane_protocol import DataPlaneError, UnavailableError
 
+from .backends import entry_points
 from .backends.base import Backend, BackendError
 from .backends.filesystem import FilesystemBackend
 from .backends.memory import MemoryBackend
-from .config import BackendConfig, Config, DaemonConfig, FilesystemConfig
+from .backends.mirror import MirrorBackend
+from .config import (
+    BackendConfig,
+    Config,
+    DaemonConfig,
+    FilesystemConfig,
+    MirrorConfig,
+    ObjectStoreConfig,
+    ThirdPartyConfig,
+)
 from .listening import SocketInUseError, listen
 from .lobby import Lobby
 from .maintenance import Maintenance
@@ -96,8 +106,8 @@ async def open_backends(
     backends: dict[str, Backend] = {}
     try:
         for backend_id, config in configs.items():
-            backend = _make_backend(backend_id, config)
             try:
+                backend = _make_backend(backend_id, config)
                 await backend.open()
             except BackendError as exc:
                 raise StartupError(f"backend {backend_id}: {exc}") from exc
@@ -112,7 +122,24 @@ async def open_backends(
 def _make_backend(backend_id: str, config: BackendConfig) -> Backend:
     if isinstance(config, FilesystemConfig):
         return FilesystemBackend(backend_id, config)
+    if isinstance(config, ObjectStoreConfig):
+        return _make_object_store(backend_id, config)
+    if isinstance(config, MirrorConfig):
+        first = _make_backend(f"{backend_id}.first", config.first)
+        second = _make_backend(f"{backend_id}.second", config.second)
+        return MirrorBackend(backend_id, config, first, second)
+    if isinstance(config, ThirdPartyConfig):
+        return entry_points.make_backend(backend_id, config)
     return MemoryBackend(backend_id)
+
+
+def _make_object_store(backend_id: str, config: ObjectStoreConfig) -> Backend:
+    # Its library is an extra, and takes a while to load.
+    try:
+        from .backends.objectstore import ObjectStoreBackend
+    except ImportError as exc:
+        raise BackendError("needs obstore: pip install 'dataplaned[objectstore]'") from exc
+    return ObjectStoreBackend(backend_id, config)
 
 
 async def _note_signal(signals: AsyncIterator[int], event: str) -> None:

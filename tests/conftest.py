@@ -11,11 +11,16 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import boto3
 import pytest
+
+from .engines import azurite as azurite_engine, ceph as ceph_engine, moto as moto_engine
+from .engines.buckets import EngineBucket
 
 
 class DaemonProcess:
@@ -70,6 +75,12 @@ class DaemonProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def resident_bytes(self, which: str = "VmRSS") -> int:
+        """Memory that it has now; with `VmHWM`, the most that it has had."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        (line,) = (line for line in status.splitlines() if line.startswith(which))
+        return int(line.split()[1]) * 1024
 
     def stop(self) -> int:
         """Ask it to stop and give its exit code."""
@@ -252,3 +263,66 @@ def daemon(start_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Event loops that the client's tests run on."""
     return str(request.param)
+
+
+def _s3_buckets(engine: Any, access_key: str, secret_key: str) -> Callable[[], EngineBucket]:
+    client = boto3.client(
+        "s3",
+        endpoint_url=engine.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+    )
+
+    def make() -> EngineBucket:
+        name = f"bucket-{uuid.uuid4().hex}"
+        client.create_bucket(Bucket=name)
+        return EngineBucket(
+            f"s3://{name}/some/prefix",
+            engine.endpoint,
+            {"access_key_id": access_key, "secret_access_key": secret_key},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def moto() -> Generator[Callable[[], EngineBucket]]:
+    """Give a function that makes buckets in moto."""
+    with contextlib.closing(moto_engine.Moto()) as engine:
+        yield _s3_buckets(engine, moto_engine.ACCESS_KEY, moto_engine.SECRET_KEY)
+
+
+@pytest.fixture(scope="session")
+def ceph_process(
+    require: Callable[[bool, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Generator[ceph_engine.Ceph]:
+    """A real Ceph, for tests that do something to it."""
+    require(ceph_engine.is_installed(), "ceph-mon, ceph-osd, radosgw and ceph-common")
+    with contextlib.closing(ceph_engine.Ceph(tmp_path_factory.mktemp("ceph"))) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def ceph(ceph_process: ceph_engine.Ceph) -> Callable[[], EngineBucket]:
+    """Give a function that makes buckets in a real Ceph."""
+    return _s3_buckets(ceph_process, ceph_engine.ACCESS_KEY, ceph_engine.SECRET_KEY)
+
+
+@pytest.fixture(scope="session")
+def azurite(require: Callable[[bool, str], None]) -> Generator[Callable[[], EngineBucket]]:
+    """Give a function that makes containers in Azurite."""
+    require(azurite_engine.install(), "azurite: npm ci in tests/engines")
+    with contextlib.closing(azurite_engine.Azurite()) as engine:
+
+        def make() -> EngineBucket:
+            name = f"container-{uuid.uuid4().hex}"
+            engine.create_container(name)
+            return EngineBucket(
+                f"az://{name}/some/prefix",
+                engine.endpoint,
+                {"account_key": azurite_engine.KEY},
+                {"account_name": azurite_engine.ACCOUNT},
+            )
+
+        yield make

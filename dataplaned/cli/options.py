@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+_SIZE = re.compile(r"([0-9]{1,12})(?:([KMGT])iB)?")
 _RANGE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})?")
 
 
@@ -52,6 +53,18 @@ def parse_range(text: str) -> tuple[int, int]:
     return first, last
 
 
+def parse_size(text: str) -> int:
+    """Read a number of bytes, such as `1000`, `64KiB` or `50MiB`.
+
+    Raises:
+        click.BadParameter: It is not of that form, or nothing.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"{text!r} is not a number of bytes like 1000, 64KiB or 50MiB")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
 def socket_option(command: _Command) -> _Command:
     """Add `--socket`."""
     return click.option(
@@ -82,13 +95,16 @@ def json_option(command: _Command) -> _Command:
 
 
 @contextmanager
-def open_client(socket_path: str | None) -> "Generator[BlockingDataPlaneClient]":
-    """Give a client of the daemon at `socket_path`, or at the default place."""
+def open_client(socket_path: str | None, **settings: int) -> "Generator[BlockingDataPlaneClient]":
+    """Give a client of the daemon at `socket_path`, or at the default place.
+
+    Further settings are those of `connect`.
+    """
     from dataplane_client.blocking import connect
 
     if socket_path is None:
         from ..paths import default_socket_path
 
         socket_path = default_socket_path()
-    with connect(socket_path) as client:
+    with connect(socket_path, **settings) as client:
         yield client

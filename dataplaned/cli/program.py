@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from .backup import backup
+from .copy import copy
 from .delete import delete
 from .exits import ExitCode, code_of, complain, explain, is_foreseen
 from .fsck import fsck
@@ -71,6 +72,7 @@ for _command in (
     health,
     scrub,
     quarantine,
+    copy,
     backup,
     fsck,
     selftest,

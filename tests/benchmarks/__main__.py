@@ -4,6 +4,7 @@
     small_objects  rows of the catalog against files, by size
     growth         from none to a million small objects
     checking       what it costs to check every block that is served
+    object_store   a bucket by way of the daemon, and by obstore alone
 
 Nothing here is a test: figures are for reading, on a machine that does nothing else. They
 need a directory on the disk that is to be measured; most of /tmp is memory.
@@ -13,13 +14,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from . import checking, growth, small_objects
+from . import checking, growth, object_store, small_objects
 from .comparison import CLIENTS, Comparison
 from .contestant import Pieces
 from .plot import bars
 from .results import Results
 
-_NAMES = ("compare", "small_objects", "growth", "checking")
+_NAMES = ("compare", "small_objects", "growth", "checking", "object_store")
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", choices=_NAMES, default="compare")
     parser.add_argument("--directory", type=Path, default=Path.cwd())
     parser.add_argument("--count", type=int, default=1_000_000, help="objects of `growth`")
-    parser.add_argument("--rounds", type=int, default=3, help="of `compare`")
+    parser.add_argument("--rounds", type=int, default=3, help="of `compare` and `object_store`")
     parser.add_argument("--mib", type=int, default=1024, help="size of the large object")
     parser.add_argument("--objects", type=int, default=10_000, help="small ones, for each row")
     parser.add_argument("--no-peers", action="store_true", help="the daemon and limits alone")
@@ -58,6 +59,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> None:
         small_objects.main(scratch)
     elif options.name == "growth":
         growth.main(scratch, options.count)
+    elif options.name == "object_store":
+        object_store.main(scratch, options.mib * Pieces.SIZE, options.rounds)
     else:
         checking.main(scratch)
 

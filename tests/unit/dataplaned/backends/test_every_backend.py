@@ -1,323 +1,92 @@
-"""The promises of `backends/base.py`, held against every backend."""
+"""The promises of `backends/base.py`, held against every backend of ours."""
 
-import functools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import trio
-import trio.testing
 
-from dataplane_protocol import (
-    ConflictError,
-    Digest,
-    IngestOutcome,
-    ObjectCorruptError,
-    ObjectNotFoundError,
-    ObjectState,
-)
 from dataplaned.backends.base import Backend
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
+from dataplaned.backends.objectstore import ObjectStoreBackend
+from dataplaned.backends.suite import BackendSuite, digests_of, names_of
 from dataplaned.config import FilesystemConfig
-from dataplaned.digests import BLOCK_SIZE, Digester, ObjectDigests
-
-CONTENT = bytes(range(256)) * 1024  # four blocks
 
 
-def digests_of(data: bytes) -> ObjectDigests:
-    digester = Digester()
-    digester.update([data])
-    return digester.finish()
+class TestMemory(BackendSuite):
+    @pytest.fixture
+    async def backend(self) -> AsyncGenerator[Backend]:
+        backend = MemoryBackend("test")
+        await backend.open()
+        yield backend
+        await backend.aclose()
+
+    async def replace(self, backend: Backend, data: bytes, stored: bytes) -> None:
+        assert isinstance(backend, MemoryBackend)
+        backend._entries[names_of(data)[0]].data = stored
 
 
-def names_of(data: bytes) -> tuple[Digest, Digest]:
-    digests = digests_of(data)
-    return digests.named("blake3"), digests.named("sha256")
+class TestFilesystem(BackendSuite):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncGenerator[Backend]:
+        config = FilesystemConfig(root=str(tmp_path / "store"), min_free_bytes=0)
+        backend = FilesystemBackend("test", config)
+        await backend.open()
+        yield backend
+        await backend.aclose()
 
-
-async def store(backend: Backend, data: bytes) -> str:
-    staging = await backend.stage(None)
-    for start in range(0, len(data), 100_000):
-        await staging.write([data[start : start + 100_000]])
-    published = await staging.publish(digests_of(data))
-    await staging.abort()
-    return published.outcome
-
-
-def file_of(backend: FilesystemBackend, data: bytes) -> Path:
-    row = backend._store.find(names_of(data)[0])
-    assert row.file is not None
-    return Path(backend._store.config.root) / "objects" / row.file[:2] / row.file
-
-
-async def damage(backend: Backend, data: bytes, *, at: int) -> None:
-    """Change one byte of a stored object behind the backend's back."""
-    changed = bytearray(data)
-    changed[at] ^= 1
-    if isinstance(backend, MemoryBackend):
-        backend._entries[names_of(data)[0]].data = bytes(changed)
-    elif isinstance(backend, FilesystemBackend):
-        path = file_of(backend, data)
+    async def replace(self, backend: Backend, data: bytes, stored: bytes) -> None:
+        assert isinstance(backend, FilesystemBackend)
+        row = backend._store.find(names_of(data)[0])
+        assert row.file is not None
+        path = Path(backend._store.config.root) / "objects" / row.file[:2] / row.file
         path.chmod(0o600)
-        path.write_bytes(changed)
+        path.write_bytes(stored)
 
 
-@pytest.fixture(params=["memory", "filesystem"])
-async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Backend]:
-    made: Backend
-    if request.param == "memory":
-        made = MemoryBackend("test")
-    else:
-        made = FilesystemBackend(
-            "test", FilesystemConfig(root=str(tmp_path / "store"), min_free_bytes=0)
-        )
-    await made.open()
-    yield made
-    await made.aclose()
+class ObjectStoreSuite(BackendSuite):
+    """What the engines have in common; `engine` is one of them, with an empty bucket."""
+
+    @pytest.fixture
+    async def backend(self, engine: Any, tmp_path: Path) -> AsyncGenerator[Backend]:
+        backend = ObjectStoreBackend("test", engine.config(tmp_path, part_size=131_072))
+        await backend.open()
+        yield backend
+        await backend.aclose()
+
+    async def replace(self, backend: Backend, data: bytes, stored: bytes) -> None:
+        assert isinstance(backend, ObjectStoreBackend)
+        found = await backend._bucket.find(names_of(data)[0])
+        assert found is not None
+        record = found.record
+        if not record.part_size:
+            await backend._bucket.engine.put(record.key, stored)
+        for number in range(record.part_count):
+            start = number * record.part_size
+            part = stored[start : start + record.part_length(number)]
+            await backend._bucket.engine.put(record.part_key(number), part)
 
 
-@pytest.mark.trio
-@pytest.mark.parametrize("size", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 300_000])
-async def test_what_was_published_is_read_back_by_either_digest(
-    backend: Backend, size: int
-) -> None:
-    data = (CONTENT * 2)[:size]
-    assert await store(backend, data) == IngestOutcome.CREATED
-    for name in names_of(data):
-        async with await backend.open_object(name) as stored:
-            assert stored.status.size_bytes == size
-            assert not size or await stored.read(0, 100) == data
+class TestMoto(ObjectStoreSuite):
+    @pytest.fixture
+    def engine(self, moto: Callable[[], Any]) -> Any:
+        return moto()
 
 
-@pytest.mark.trio
-async def test_blocks_are_read_from_anywhere_and_clamped(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    async with await backend.open_object(names_of(CONTENT)[0]) as stored:
-        assert await stored.read(1, 2) == CONTENT[BLOCK_SIZE : 3 * BLOCK_SIZE]
-        assert await stored.read(3, 9) == CONTENT[3 * BLOCK_SIZE :]
+@pytest.mark.slow
+class TestCeph(ObjectStoreSuite):
+    @pytest.fixture
+    def engine(self, ceph: Callable[[], Any]) -> Any:
+        return ceph()
 
 
-@pytest.mark.trio
-async def test_nothing_is_visible_before_it_is_published(backend: Backend) -> None:
-    staging = await backend.stage(len(CONTENT))
-    await staging.write([CONTENT])
-    for name in names_of(CONTENT):
-        with pytest.raises(ObjectNotFoundError):
-            await backend.open_object(name)
-    assert await backend.stat(names_of(CONTENT)) == ()
-    assert not (await backend.list_page(None, 10)).objects
-    await staging.abort()
-    assert (await backend.health()).object_count == 0
+@pytest.mark.slow
+class TestAzurite(ObjectStoreSuite):
+    @pytest.fixture
+    def engine(self, azurite: Callable[[], Any]) -> Any:
+        return azurite()
 
 
-@pytest.mark.trio
-async def test_abort_after_publish_changes_nothing(backend: Backend) -> None:
-    staging = await backend.stage(None)
-    await staging.write([CONTENT])
-    await staging.publish(digests_of(CONTENT))
-    await staging.abort()
-    await staging.abort()
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
-
-
-@pytest.mark.trio
-async def test_the_same_bytes_again_exist_with_a_larger_generation(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    (first,) = await backend.stat([names_of(CONTENT)[0]])
-    assert await store(backend, CONTENT) == IngestOutcome.EXISTED
-    (second,) = await backend.stat([names_of(CONTENT)[1]])
-    assert second.generation > first.generation
-    assert second.stored_at >= first.stored_at
-    assert (await backend.health()).object_count == 1
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize("content", [CONTENT[:1000], CONTENT], ids=["small", "large"])
-async def test_a_hundred_ingests_of_one_object_at_once_all_succeed(
-    backend: Backend, content: bytes
-) -> None:
-    outcomes: list[str] = []
-
-    async def one() -> None:
-        outcomes.append(await store(backend, content))
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(100):
-            nursery.start_soon(one)
-    assert sorted(outcomes) == [IngestOutcome.CREATED] + [IngestOutcome.EXISTED] * 99
-    assert (await backend.health()).object_count == 1
-    assert (await backend.stat([names_of(content)[0]]))[0].generation == 100
-    assert (await backend.verify(names_of(content)[0])).mismatch is None
-
-
-@pytest.mark.trio
-async def test_a_damaged_block_is_never_given_out_and_the_others_are(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    await damage(backend, CONTENT, at=BLOCK_SIZE + 5)
-    stored = await backend.open_object(names_of(CONTENT)[0])
-    async with stored:
-        assert await stored.read(0, 1) == CONTENT[:BLOCK_SIZE]
-        assert await stored.read(2, 2) == CONTENT[2 * BLOCK_SIZE :]
-        with pytest.raises(ObjectCorruptError):
-            await stored.read(0, 4)
-    (status,) = await backend.stat([names_of(CONTENT)[0]])
-    assert status.state == ObjectState.QUARANTINED
-    with pytest.raises(ObjectCorruptError):
-        await backend.open_object(names_of(CONTENT)[1])
-
-
-@pytest.mark.trio
-async def test_verify_says_where_the_first_damage_is_and_ingest_heals(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
-    await damage(backend, CONTENT, at=3 * BLOCK_SIZE)
-    verification = await backend.verify(names_of(CONTENT)[0])
-    assert verification.mismatch == "content differs, first between bytes 196608 and 262143"
-    assert verification.actual.size == len(CONTENT)
-    assert verification.actual.named("sha256") != names_of(CONTENT)[1]
-    assert await store(backend, CONTENT) == IngestOutcome.HEALED
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
-    async with await backend.open_object(names_of(CONTENT)[1]) as stored:
-        assert await stored.read(0, 4) == CONTENT
-    assert (await backend.health()).object_count == 1
-
-
-@pytest.mark.trio
-async def test_a_verify_that_finds_nothing_wrong_lifts_the_quarantine(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    await damage(backend, CONTENT, at=0)
-    await backend.verify(names_of(CONTENT)[0])
-    changed = bytes([CONTENT[0] ^ 1]) + CONTENT[1:]
-    assert names_of(changed)[0] != names_of(CONTENT)[0]
-    if isinstance(backend, MemoryBackend):
-        backend._entries[names_of(CONTENT)[0]].data = CONTENT
-    elif isinstance(backend, FilesystemBackend):
-        await damage(backend, CONTENT, at=0)
-        file_of(backend, CONTENT).write_bytes(CONTENT)
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
-    assert (await backend.stat([names_of(CONTENT)[0]]))[0].state == ObjectState.OK
-
-
-@pytest.mark.trio
-async def test_delete_is_final_and_tells_whether_there_was_anything(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    assert await backend.delete(names_of(CONTENT)[1], None)
-    assert not await backend.delete(names_of(CONTENT)[0], None)
-    for call in (backend.open_object, backend.verify):
-        with pytest.raises(ObjectNotFoundError):
-            await call(names_of(CONTENT)[0])
-    assert await store(backend, CONTENT) == IngestOutcome.CREATED
-
-
-@pytest.mark.trio
-async def test_delete_with_an_older_generation_is_a_conflict(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    (first,) = await backend.stat([names_of(CONTENT)[0]])
-    await store(backend, CONTENT)
-    (second,) = await backend.stat([names_of(CONTENT)[0]])
-    with pytest.raises(ConflictError) as caught:
-        await backend.delete(names_of(CONTENT)[0], first.generation)
-    assert caught.value.details == {"generation": second.generation}
-    assert await backend.delete(names_of(CONTENT)[0], second.generation)
-
-
-@pytest.mark.trio
-async def test_generations_are_not_used_again_after_a_delete(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    (first,) = await backend.stat([names_of(CONTENT)[0]])
-    await backend.delete(names_of(CONTENT)[0], None)
-    await store(backend, CONTENT)
-    (second,) = await backend.stat([names_of(CONTENT)[0]])
-    assert second.generation > first.generation
-
-
-@pytest.mark.trio
-async def test_a_scrub_gives_the_way_to_whoever_cancels_it(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(backend.scrub)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert (await backend.verify(names_of(CONTENT)[0])).mismatch is None
-
-
-@pytest.mark.trio
-async def test_an_open_object_stays_readable_when_it_is_deleted(backend: Backend) -> None:
-    await store(backend, CONTENT)
-    async with await backend.open_object(names_of(CONTENT)[0]) as stored:
-        # The block digests of a large object leave with its row; what was read before the
-        # delete was checked, and what is read after it is checked or refused.
-        assert await stored.read(0, 1) == CONTENT[:BLOCK_SIZE]
-        await backend.delete(names_of(CONTENT)[0], None)
-        assert await stored.read(1, 3) == CONTENT[BLOCK_SIZE:]
-
-
-@pytest.mark.trio
-async def test_pages_are_in_order_and_complete(backend: Backend) -> None:
-    names = []
-    for number in range(10):
-        await store(backend, b"object %d" % number)
-        names.append(names_of(b"object %d" % number)[0])
-    names.sort()
-    first = await backend.list_page(None, 4)
-    assert [status.content_address.to_digest() for status in first] == names[:4]
-    assert first.more
-    second = await backend.list_page(names[3], 6)
-    assert [status.content_address.to_digest() for status in second] == names[4:]
-    assert not second.more
-    between = Digest("blake3", f"{int(names[4].hex, 16) + 1:064x}")
-    third = await backend.list_page(between, 100)
-    assert [status.content_address.to_digest() for status in third] == names[5:]
-
-
-@pytest.mark.trio
-async def test_stat_keeps_the_order_and_leaves_out_what_is_missing(backend: Backend) -> None:
-    for data in (b"a", b"b"):
-        await store(backend, data)
-    missing = names_of(b"c")[0]
-    asked = [names_of(b"b")[1], missing, names_of(b"a")[0]]
-    statuses = await backend.stat(asked)
-    assert [status.content_address.to_digest() for status in statuses] == [
-        names_of(b"b")[0],
-        names_of(b"a")[0],
-    ]
-    assert statuses[0].sha256_digest == names_of(b"b")[1]
-
-
-@pytest.mark.trio
-async def test_health_says_that_writing_works(backend: Backend) -> None:
-    status = await backend.health()
-    assert status.healthy
-    assert status.writable
-    assert status.message is None
-
-
-@pytest.mark.trio
-async def test_ingests_deletes_and_reads_of_one_object_at_once_leave_it_whole_or_absent(
-    backend: Backend,
-) -> None:
-    name = names_of(CONTENT)[0]
-
-    async def write() -> None:
-        for _ in range(10):
-            await store(backend, CONTENT)
-
-    async def remove() -> None:
-        for _ in range(20):
-            await backend.delete(name, None)
-
-    async def read() -> None:
-        for _ in range(20):
-            try:
-                async with await backend.open_object(name) as stored:
-                    assert await stored.read(0, 4) == CONTENT
-            except ObjectNotFoundError:
-                await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        for task in (write, write, remove, read, read):
-            nursery.start_soon(functools.partial(task))
-    await store(backend, CONTENT)
-    assert (await backend.verify(name)).mismatch is None
-    assert (await backend.health()).object_count == 1
+def test_digests_are_of_the_bytes() -> None:
+    assert digests_of(b"").blake3.hex().startswith("af1349b9f5f9a1a6a0404dea36dcc949")

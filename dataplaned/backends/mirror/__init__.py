@@ -1,0 +1,3 @@
+"""The mirror backend: see backend.py."""
+
+from .backend import MirrorBackend as MirrorBackend
