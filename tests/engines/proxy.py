@@ -35,6 +35,7 @@ class Proxy:
         self._cut_with_reset = True
         self._latency_s = 0.0
         self._answer: bytes | None = None
+        self._garble_at: int | None = None
         self._open: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -60,6 +61,10 @@ class Proxy:
         The end is a reset, or as if the engine had had no more to say.
         """
         self._cut_after, self._cut_with_reset, self._cuts = after, with_reset, times
+
+    def garble(self, after: int) -> None:
+        """Change one byte of what clients send, when so many more have passed."""
+        self._garble_at = self.received + after
 
     def hold(self) -> None:
         """Pass nothing on, and say nothing: a black hole."""
@@ -142,7 +147,7 @@ class Proxy:
                     self._count(answered=1)
                     break
                 self._wait()
-                pair.engine.sendall(data)
+                pair.engine.sendall(self._garbled(data))
                 self._count(sent=len(data))
         self._end(pair)
 
@@ -160,6 +165,16 @@ class Proxy:
                 passed += len(data)
                 self._count(given=len(data))
         self._end(pair)
+
+    def _garbled(self, data: bytes) -> bytes:
+        with self._changed:
+            place = self._garble_at
+            if place is None or self.received <= place:
+                return data
+            self._garble_at = None
+        changed = bytearray(data)
+        changed[-1] ^= 1
+        return bytes(changed)
 
     def _wait(self) -> None:
         with self._changed:

@@ -6,6 +6,7 @@ credentials or signatures: no more than its error code goes further.
 """
 
 import asyncio
+import os
 import random
 import re
 import time
@@ -54,6 +55,13 @@ _FULL: Final = frozenset({"507", "QuotaExceeded", "InsufficientStorage"})
 _PAST_END: Final = frozenset({"416"})
 _NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
+#: Answers below 500 that ask to come again: too slow, too early, too many, or something has
+#: happened to the body on its way.
+_AGAIN: Final = frozenset({"408", "425", "429", "RequestTimeout", "IncompleteBody"}) | {
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+}
+
 _MISSING: Final = "the bucket does not exist"
 
 _log = structlog.get_logger(__name__)
@@ -98,6 +106,12 @@ class Engine:
     def __init__(self, backend_id: str, config: ObjectStoreConfig) -> None:
         self.backend_id = backend_id
         self.circuit = Circuit(time.monotonic)
+        #: Whether the engine refuses a body whose SHA-256 is not the one that was signed, so
+        #: that what it has stored is what was sent.
+        self.signs_bodies = config.url.startswith("s3") and not (
+            any(name.endswith("unsigned_payload") for name in config.options)
+            or "AWS_UNSIGNED_PAYLOAD" in os.environ
+        )
         self._config = config
 
     def open(self) -> None:
@@ -164,7 +178,7 @@ class Engine:
         """
         return await self._start("get", lambda: self._get(key)).result()
 
-    def start_get_range(self, key: str, start: int, length: int) -> "Request[bytes]":
+    def start_get_range(self, key: str, start: int, length: int) -> "Request[memoryview]":
         """Begin to fetch some of the bytes under a key; none is missing from the result.
 
         The result raises `NoSuchKeyError` when there is nothing under the key, or less.
@@ -220,15 +234,14 @@ class Engine:
 
     async def _get(self, key: str) -> bytes:
         result = await obstore.get_async(self._store, key)
-        data = bytes(await result.bytes_async())
-        return _whole(data, result.meta["size"])
+        return bytes(_whole(memoryview(await result.bytes_async()), result.meta["size"]))
 
-    async def _get_range(self, key: str, start: int, length: int) -> bytes:
+    async def _get_range(self, key: str, start: int, length: int) -> memoryview:
         end = start + length
         result = await obstore.get_async(self._store, key, options={"range": (start, end)})
         if result.meta["size"] < end:
             raise FileNotFoundError
-        return _whole(bytes(await result.bytes_async()), length)
+        return _whole(memoryview(await result.bytes_async()), length)
 
     async def _head(self, key: str) -> Entry:
         meta = await obstore.head_async(self._store, key)
@@ -319,12 +332,9 @@ class Request(Generic[T]):
 def _is_transient(exc: Exception) -> bool:
     if isinstance(exc, PermissionDeniedError | UnauthenticatedError | AlreadyExistsError):
         return False
-    status = _STATUS.search(str(exc))
-    return status is None or (status[1][0] == "5" and status[1] != "507") or status[1] in _AGAIN
-
-
-#: Answers below 500 that ask to come again: too slow, too early, too many.
-_AGAIN: Final = frozenset({"408", "425", "429"})
+    words = _words(exc)
+    status = next((word for word in words if word.isdigit()), None)
+    return bool(words & _AGAIN) or status is None or (status[0] == "5" and status != "507")
 
 
 def _words(exc: BaseException) -> frozenset[str]:
@@ -353,7 +363,7 @@ def _reason(exc: BaseException, words: frozenset[str]) -> str:
     }.get(kind[1] if kind else "", "no sensible answer")
 
 
-def _whole(data: bytes, size: int) -> bytes:
+def _whole(data: memoryview, size: int) -> memoryview:
     if len(data) != size:
         raise _ShortAnswerError
     return data

@@ -97,7 +97,7 @@ class ObjectStoreStaging(Staging):
 
     async def _upload(self, record: Record, digests: ObjectDigests) -> None:
         """Send what the record will stand for, and see that the engine has it."""
-        tags: dict[str, str] = {}
+        tags: dict[str, str | None] = {}
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self._bucket.engine.put, record.sha256_key, b"")
             for number in range(record.part_count):
@@ -109,9 +109,7 @@ class ObjectStoreStaging(Staging):
             stored = await self._bucket.parts_of(record)
             if stored is None:
                 raise UnavailableError("object store does not show the parts that were written")
-            if self._bucket.has_md5_tags and any(
-                tags[entry.key] != entry.e_tag for entry in stored
-            ):
+            if any(tags[entry.key] != entry.e_tag for entry in stored):
                 raise UnavailableError("object store has other bytes than were sent")
 
     async def _send_part(
@@ -119,7 +117,7 @@ class ObjectStoreStaging(Staging):
         record: Record,
         digests: ObjectDigests,
         number: int,
-        tags: dict[str, str],
+        tags: dict[str, str | None],
         slot: object,
     ) -> None:
         try:
@@ -127,11 +125,19 @@ class ObjectStoreStaging(Staging):
             data = await self._body.read(start, length)
             wanted = digests.block_digests(start // BLOCK_SIZE, count_blocks(length))
             key = record.part_key(number)
+            needs_md5 = self._bucket.has_md5_tags and not self._bucket.engine.signs_bodies
             async with open_plain_nursery() as nursery:
-                nursery.start_soon(self._bucket.engine.put, key, data)
-                tags[key] = await run_in_thread(lambda: _check(data, wanted), self._uploads.threads)
+                nursery.start_soon(self._put_part, key, data, tags)
+                md5 = await run_in_thread(
+                    lambda: _check(data, wanted, needs_md5=needs_md5), self._uploads.threads
+                )
+            if md5 is not None:
+                tags[key] = md5
         finally:
             self._uploads.parts.release_on_behalf_of(slot)
+
+    async def _put_part(self, key: str, data: bytes, tags: dict[str, str | None]) -> None:
+        tags[key] = await self._bucket.engine.put(key, data)
 
     async def _write_record(
         self, record: Record, digests: ObjectDigests, found: Found | None
@@ -172,11 +178,11 @@ def _superseded(found: Found | None, record: Record) -> list[str]:
     ]
 
 
-def _check(data: bytes, digests: bytes) -> str:
-    """See that the spool has given what was put in; its MD5."""
+def _check(data: bytes, digests: bytes, *, needs_md5: bool) -> str | None:
+    """See that the spool has given what was put in; its MD5, if that is wanted."""
     if find_bad_block(data, digests) is not None:
         raise UnavailableError("spool has given other bytes than were put in")
-    return _md5(data)
+    return _md5(data) if needs_md5 else None
 
 
 def _md5(data: bytes) -> str:

@@ -83,6 +83,8 @@ class PartedObject(StoredObject):
         #: Where the next request begins, and where what was fetched and not yet given does.
         self._next = self._position = -1
         self._fetched = memoryview(b"")
+        #: Where the first bad block of what was fetched last is, if there is one.
+        self._bad_at: int | None = None
 
     async def fetch(self, first_block: int, count: int) -> bytes:
         """Give whole blocks, unchecked; the rest is as for `read`.
@@ -98,12 +100,8 @@ class PartedObject(StoredObject):
             data = await self.fetch(first_block, count)
         except NoSuchKeyError:
             await self._refuse("has lost bytes")
-        digests = self._blocks[first_block * DIGEST_SIZE :][: count_blocks(len(data)) * DIGEST_SIZE]
-        if len(data) <= BLOCK_SIZE:
-            bad = find_bad_block(data, digests)
-        else:
-            bad = await run_in_thread(lambda: find_bad_block(data, digests), self._threads)
-        if bad is not None:
+        if self._bad_at is not None and self._bad_at < first_block * BLOCK_SIZE + len(data):
+            self._drop()
             await self._refuse("is damaged")
         return data
 
@@ -122,7 +120,7 @@ class PartedObject(StoredObject):
         pieces: list[memoryview] = []
         while length:
             if not self._fetched:
-                self._fetched = memoryview(await self._fetch(length))
+                self._fetched = await self._fetch(length)
             piece = self._fetched[:length]
             self._fetched = self._fetched[len(piece) :]
             pieces.append(piece)
@@ -130,22 +128,35 @@ class PartedObject(StoredObject):
             length -= len(piece)
         return b"".join(pieces)
 
-    async def _fetch(self, length: int) -> bytes:
-        """Give the next bytes: a chunk, or just those that are wanted now."""
+    async def _fetch(self, length: int) -> memoryview:
+        """Give the next bytes, checked: a chunk, or just those that are wanted now."""
         try:
             self._ask_ahead()
             if not self._chunks:
-                return await self._ask(self._next, length).result()
-            chunk = self._chunks.popleft()
-            try:
-                data = await chunk.request.result()
-            finally:
-                self._ahead.release_on_behalf_of(chunk)
-            self._ask_ahead()
+                data = await self._ask(self._next, length).result()
+            else:
+                chunk = self._chunks.popleft()
+                try:
+                    data = await chunk.request.result()
+                finally:
+                    self._ahead.release_on_behalf_of(chunk)
+                self._ask_ahead()
+            await self._check(data)
         except BaseException:
             self._drop()
             raise
         return data
+
+    async def _check(self, data: memoryview) -> None:
+        """Look for the first bad block in bytes that begin where the reader is."""
+        first = self._position // BLOCK_SIZE
+        digests = self._blocks[first * DIGEST_SIZE :][: count_blocks(len(data)) * DIGEST_SIZE]
+        if len(data) <= BLOCK_SIZE:
+            bad = find_bad_block(data, digests)
+        else:
+            bad = await run_in_thread(lambda: find_bad_block(data, digests), self._threads)
+        if bad is not None and self._bad_at is None:
+            self._bad_at = (first + bad) * BLOCK_SIZE
 
     def _ask_ahead(self) -> None:
         while len(self._chunks) < _AHEAD and self._next < min(self._end, self._record.size):
@@ -161,7 +172,7 @@ class PartedObject(StoredObject):
                 raise
             self._chunks.append(chunk)
 
-    def _ask(self, start: int, length: int) -> "Request[bytes]":
+    def _ask(self, start: int, length: int) -> "Request[memoryview]":
         """Ask for bytes of one part, at most so many."""
         number, skip = divmod(start, self._record.part_size)
         end = min(self._end, self._record.size) - start
@@ -172,6 +183,7 @@ class PartedObject(StoredObject):
 
     def _drop(self) -> None:
         self._position = -1
+        self._bad_at = None
         self._fetched = memoryview(b"")
         for chunk in self._chunks:
             chunk.request.cancel()
@@ -182,4 +194,4 @@ class PartedObject(StoredObject):
 class _Chunk:
     """A request ahead; also the borrower of its place among `CHUNKS_AHEAD`."""
 
-    request: "Request[bytes]"
+    request: "Request[memoryview]"

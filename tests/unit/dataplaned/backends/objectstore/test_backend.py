@@ -222,13 +222,15 @@ async def test_what_is_uploaded_is_what_was_digested(open_backend):
 
 
 async def test_what_the_engine_stored_is_what_was_sent(open_backend):
-    backend = await open_backend()
+    # Whoever signs bodies leaves it to the engine.
+    backend = await open_backend(options={"unsigned_payload": "true"})
     assert backend._bucket.has_md5_tags
     engine = backend._bucket.engine
     original = engine.put
 
     async def put_wrong(key, data):
-        return await original(key, data[:-1] + b"!" if data else data)
+        is_bytes = key.startswith(names.PARTS) or len(data) == len(SMALL)
+        return await original(key, data[:-1] + b"!" if is_bytes else data)
 
     engine.put = put_wrong
     for data in (SMALL, LARGE):

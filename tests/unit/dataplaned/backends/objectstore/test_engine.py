@@ -1,6 +1,7 @@
 """Requests, and what becomes of those that fail."""
 
 import functools
+import hashlib
 import traceback
 
 import pytest
@@ -114,6 +115,7 @@ async def test_a_missing_bucket_is_not_a_missing_key(make):
             await call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ceph"], indirect=True)  # moto lets anybody in
 async def test_no_secret_is_in_errors_or_logs(make, tmp_path, capfd):
     wrong = tmp_path / "wrong"
@@ -161,6 +163,24 @@ async def test_what_will_not_pass_is_said_at_once(make, proxied, status, error):
     proxied.answer(status)
     with trio.fail_after(60), pytest.raises(error):
         await engine.put("a", b"b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ceph"], indirect=True)  # moto believes everything
+async def test_a_body_that_changes_on_its_way_is_not_stored(make, proxied):
+    engine = make(endpoint=proxied.endpoint)
+    assert engine.signs_bodies
+    data = bytes(1_000_000)
+    proxied.garble(after=500_000)
+    await engine.put("a", data)
+    assert proxied.received > 2 * len(data)
+    assert await engine.get("a") == data
+    proxied.garble(after=500_000)
+    engine = make(endpoint=proxied.endpoint, options={"unsigned_payload": "true"})
+    assert not engine.signs_bodies
+    tag = await engine.put("a", data)
+    assert await engine.get("a") != data
+    assert tag != hashlib.md5(data).hexdigest()
 
 
 async def test_a_cancelled_request_ends_its_connection(make, proxied):
