@@ -23,6 +23,12 @@ class EngineBucket:
     secrets: dict[str, str]
     options: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def client_options(self) -> dict[str, str]:
+        """What leads obstore there without a daemon."""
+        region = {"region": "us-east-1"} if self.url.startswith("s3") else {}
+        return {"endpoint": self.endpoint, **region, **self.options, **self.secrets}
+
     def config(self, directory: Path, **settings: Any) -> ObjectStoreConfig:
         """Give a configuration whose spool and secrets are in a directory."""
         return ObjectStoreConfig(

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -46,6 +47,9 @@ FIRST: Final = 0
 SECOND: Final = 1
 _SIDES: Final = (FIRST, SECOND)
 _NAMES: Final = ("first", "second")
+
+#: For how long a side may be behind without its being worth a word.
+_USUAL_DELAY: Final = timedelta(seconds=30)
 
 _log = structlog.get_logger(__name__)
 
@@ -227,12 +231,20 @@ class MirrorBackend(Backend):
             for number in _SIDES
             if not healths[number].healthy
         ]
-        messages += [
-            f"{_NAMES[number]} is {count} objects behind since "
-            f"{self._journal.since(number).isoformat(timespec='seconds')}"
-            for number in _SIDES
-            if (count := self._journal.count(number))
-        ]
+        behind = [number for number in _SIDES if self._journal.count(number)]
+        # A second side that is given everything later is always a little behind.
+        is_late = any(
+            self.waits_for_both
+            or number == FIRST
+            or datetime.now(UTC) - self._journal.since(number) > _USUAL_DELAY
+            for number in behind
+        )
+        if messages or is_late:
+            messages += [
+                f"{_NAMES[number]} is {self._journal.count(number)} objects behind since "
+                f"{self._journal.since(number).isoformat(timespec='seconds')}"
+                for number in behind
+            ]
         if first.state == second.state == BackendState.DOWN:
             state = BackendState.DOWN
         else:

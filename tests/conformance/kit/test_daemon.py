@@ -1,6 +1,8 @@
 """The kit against our daemon, which has to pass everything."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,6 +57,52 @@ def test_the_filesystem_backend_passes_everything(
         judgement = judge(daemon.socket, "--strict", "--tamper", daemon.tamper)
     assert judgement.failed == []
     reasons = (NOT_OFFERED, NOT_LIMITED, "takes 64 connections")
+    assert _unexpected(judgement.skipped, *reasons) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ceph", "azurite"])
+def test_the_object_store_backend_passes_everything(
+    judge: Callable[..., Any],
+    run_daemon: Callable[..., Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    bucket = request.getfixturevalue(engine)()
+    tamper = Path(__file__).parents[2] / "engines" / "tamper.py"
+    settings = json.dumps({"url": bucket.url, "options": bucket.client_options})
+    command = shlex.join([sys.executable, str(tamper), settings])
+    with run_daemon(config=bucket.toml(tmp_path, "bucket")) as daemon:
+        judgement = judge(daemon.socket, "--strict", "--tamper", command)
+    assert judgement.failed == []
+    reasons = (NOT_OFFERED, NOT_LIMITED, "takes 64 connections", "as a stream", "as streams")
+    assert _unexpected(judgement.skipped, *reasons) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acknowledge", ["both", "first"])
+def test_a_mirror_passes_everything(
+    judge: Callable[..., Any], run_daemon: Callable[..., Any], tmp_path: Path, acknowledge: str
+) -> None:
+    config = f"""
+        [backend.m]
+        type = "mirror"
+        acknowledge = "{acknowledge}"
+        journal = "{tmp_path}/journal"
+        [backend.m.first]
+        type = "filesystem"
+        root = "{tmp_path}/first"
+        min_free_bytes = 0
+        [backend.m.second]
+        type = "filesystem"
+        root = "{tmp_path}/second"
+        min_free_bytes = 0
+    """
+    with run_daemon(config=config) as daemon:
+        judgement = judge(daemon.socket, "--strict")
+    assert judgement.failed == []
+    reasons = (NOT_OFFERED, NOT_LIMITED, "takes 64 connections", "needs --tamper")
     assert _unexpected(judgement.skipped, *reasons) == {}
 
 

@@ -3,9 +3,12 @@ import pytest
 from dataplaned.config import (
     Config,
     ConfigurationError,
+    CredentialSource,
     DaemonConfig,
     FilesystemConfig,
     MemoryConfig,
+    MirrorConfig,
+    ObjectStoreConfig,
     load_config,
 )
 
@@ -190,8 +193,14 @@ def test_the_command_line_has_the_last_word(load):
         (f"[daemon]\nsocket = '/{'x' * 107}'", "daemon.socket: longer than 107 bytes"),
         ("backend = 0", "backend: must be a table"),
         ("backend = 1", "backend: must be a table"),
-        ("[backend]\na = 1", "backend.a: type is None, must be one of filesystem, memory"),
-        ("[backend.a]", "backend.a: type is None, must be one of filesystem, memory"),
+        (
+            "[backend]\na = 1",
+            "backend.a: type is None, must be one of filesystem, memory, objectstore, mirror",
+        ),
+        (
+            "[backend.a]",
+            "backend.a: type is None, must be one of filesystem, memory, objectstore, mirror",
+        ),
         ("[backend.a]\ntype = 'tape'", "backend.a: type is 'tape', must be one of"),
         ("[backend.a]\ntype = ['memory']", "backend.a: type is ['memory'], must be one of"),
         ("[backend.a]\ntype = 'filesystem'", "backend.a.root: is missing"),
@@ -284,3 +293,144 @@ def test_a_bad_value_of_the_command_line_is_named_as_such():
 
 def test_the_longest_path_that_a_socket_can_have_is_accepted():
     assert load_config(None, socket="/" + "x" * 106, root="/srv").daemon.socket[1:] == "x" * 106
+
+
+BUCKET = """
+    [backend.b]
+    type = "objectstore"
+    url = "s3://bucket/prefix"
+"""
+
+
+def test_a_bucket_needs_its_url_alone(load):
+    bucket = load(BUCKET).backend["b"]
+    assert bucket == ObjectStoreConfig(url="s3://bucket/prefix")
+    assert bucket.reclaim_after_s >= 10 * bucket.retry_timeout_s
+
+
+def test_everything_of_a_bucket_can_be_set(load):
+    bucket = load("""
+        [backend.b]
+        type = "objectstore"
+        url = "az://container"
+        endpoint = "http://127.0.0.1:10000/account"
+        region = "here"
+        spool = "/var/spool/b"
+        spool_size = 1000000
+        part_size = 131072
+        small_object_size = 100
+        parallel_parts = 2
+        connect_timeout_s = 1
+        request_timeout_s = 2.5
+        retry_timeout_s = 10
+        reclaim_after_s = 900
+        reclaim_interval_s = 0
+        [backend.b.options]
+        account_name = "account"
+        sse_kms_key_id = "name-of-a-key"
+        [backend.b.credentials]
+        account_key = { credential = "azure" }
+        sas_token = { file = "/etc/token" }
+    """).backend["b"]
+    assert bucket.credentials == {
+        "account_key": CredentialSource(credential="azure"),
+        "sas_token": CredentialSource(file="/etc/token"),
+    }
+    assert bucket.options["account_name"] == "account"
+    assert (bucket.part_size, bucket.retry_timeout_s) == (131_072, 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("url = 7", "backend.b.url: is 7, must be str"),
+        ("url = 'ftp://x'", "backend.b.url: is 'ftp://x', must be like s3://bucket/prefix"),
+        ("url = 's3://'", "backend.b.url: is 's3://', must be like"),
+        ("url = 's3://user:secret@bucket'", "backend.b.url: is "),
+        ("url = 's3://b'\nendpoint = 'host:80'", "backend.b.endpoint: must be like https://host"),
+        ("url = 's3://b'\nendpoint = 'http://me:pw@host'", "backend.b.endpoint: must be like"),
+        ("url = 's3://b'\npart_size = 65535", "backend.b.part_size: is 65535, must be from 65536"),
+        ("url = 's3://b'\npart_size = 65537", "backend.b.part_size: is 65537, must be a multiple"),
+        ("url = 's3://b'\nparallel_parts = 0", "backend.b.parallel_parts: is 0, must be from 1"),
+        ("url = 's3://b'\nretry_timeout_s = 0", "backend.b.retry_timeout_s: is 0.0, must be from"),
+        ("url = 's3://b'\nreclaim_after_s = 60", "backend.b.reclaim_after_s: is 60.0, must be fr"),
+        (
+            "url = 's3://b'\nretry_timeout_s = 1000",
+            "backend.b.reclaim_after_s: is 3600.0, must be at least ten times retry_timeout_s",
+        ),
+        (
+            "url = 's3://b'\n[backend.b.options]\nsecret_access_key = 'x'",
+            "backend.b.options.secret_access_key: is a secret, must be among credentials",
+        ),
+        (
+            "url = 's3://b'\n[backend.b.credentials]\nx = {}",
+            "backend.b.credentials.x: must have either credential or file",
+        ),
+        (
+            "url = 's3://b'\n[backend.b.credentials]\nx = { file = '/a', credential = 'b' }",
+            "backend.b.credentials.x: must have either credential or file",
+        ),
+        (
+            "url = 's3://b'\n[backend.b.credentials]\nx = { credential = '../a' }",
+            "backend.b.credentials.x.credential: must be a file name",
+        ),
+        (
+            "url = 's3://b'\n[backend.b.credentials]\nx = 'the secret itself'",
+            "backend.b.credentials.x: ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_bucket_is_named(load, line, problem):
+    problems = problems_of(load, f"[backend.b]\ntype = 'objectstore'\n{line}")
+    assert any(one.startswith(problem) for one in problems), problems
+    assert "the secret itself" not in str(problems)
+
+
+def test_secrets_are_read_from_where_they_are(tmp_path, monkeypatch):
+    (tmp_path / "name").write_text("  secret\n")
+    assert CredentialSource(file=str(tmp_path / "name")).read() == "secret"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigurationError, match="CREDENTIALS_DIRECTORY is not set"):
+        CredentialSource(credential="name").read()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert CredentialSource(credential="name").read() == "secret"
+    with pytest.raises(ConfigurationError, match="other: No such file"):
+        CredentialSource(credential="other").read()
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match="binary: not text"):
+        CredentialSource(credential="binary").read()
+
+
+def test_a_mirror_has_two_sides(load):
+    mirror = load("""
+        [backend.m]
+        type = "mirror"
+        acknowledge = "first"
+        [backend.m.first]
+        type = "filesystem"
+        root = "/a"
+        [backend.m.second]
+        type = "memory"
+    """).backend["m"]
+    assert mirror == MirrorConfig(
+        first=FilesystemConfig(root="/a"), second=MemoryConfig(), acknowledge="first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "backend.m.first: is missing"),
+        ("first = { type = 'mirror' }", "backend.m.first: type is 'mirror', must be one of file"),
+        ("first = { type = 'filesystem', root = '' }", "backend.m.first.root: must not be empty"),
+        ("first = { type = 'filesystem' }", "backend.m.first.root: is missing"),
+        ("first = { type = 'objectstore', url = 'x' }", "backend.m.first.url: is 'x', must be"),
+        ("first = { type = 'memory' }\nacknowledge = 'neither'", "backend.m.acknowledge: "),
+        ("first = { type = 'memory' }\ncompare_interval_s = 1", "backend.m.compare_interval_s: is"),
+        ("first = { type = 'memory', x = 1 }", "backend.m.first: unknown key 'x'"),
+    ],
+)
+def test_what_is_wrong_with_a_mirror_is_named(load, text, problem):
+    text = f"[backend.m]\ntype = 'mirror'\nsecond = {{ type = 'memory' }}\n{text}"
+    problems = problems_of(load, text)
+    assert any(one.startswith(problem) for one in problems), problems

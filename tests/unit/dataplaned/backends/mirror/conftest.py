@@ -1,4 +1,5 @@
 import contextlib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,10 @@ def acknowledge(request):
 
 
 @pytest.fixture
-async def open_mirror(tmp_path, acknowledge):
+async def open_mirror(tmp_path, acknowledge, monkeypatch):
     """Give a function that opens a mirror of two stores, again after it was closed."""
+    # Every delay is worth a word.
+    monkeypatch.setattr("dataplaned.backends.mirror.backend._USUAL_DELAY", timedelta(-1))
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_it(**settings):
