@@ -514,12 +514,12 @@ async def test_the_worker_waits_out_an_outage(mirror, monkeypatch):
     assert await whole(mirror) == (True, True)
 
 
-async def test_a_journal_that_is_none_is_refused(open_mirror, tmp_path):
-    (tmp_path / "journal.sqlite3").write_bytes(b"not a database, but longer than nothing" * 100)
+async def test_a_journal_that_is_none_is_refused(open_mirror, directory):
+    (directory / "journal.sqlite3").write_bytes(b"not a database, but longer than nothing" * 100)
     with pytest.raises(BackendError, match=r"journal .*journal.sqlite3 cannot be opened: file is"):
         await open_mirror()
-    (tmp_path / "journal.sqlite3").unlink()
-    other = sqlite3.connect(tmp_path / "journal.sqlite3")
+    (directory / "journal.sqlite3").unlink()
+    other = sqlite3.connect(directory / "journal.sqlite3")
     other.execute("PRAGMA user_version = 9")
     other.close()
     with pytest.raises(BackendError, match="not a journal of format 1"):

@@ -5,6 +5,7 @@ import pytest
 from dataplaned.backends.suite import BackendSuite
 
 
+@pytest.mark.slow
 class TestMirror(BackendSuite):
     @pytest.fixture
     def backend(self, mirror):
