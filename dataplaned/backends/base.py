@@ -1,4 +1,7 @@
-"""What every backend promises to the plane above it.
+"""What every backend promises to the plane above it, and what whoever writes one implements.
+
+`memory.py` is the shortest one; `suite.py` has the tests that all of them pass; `entry_points.py`
+says how a daemon finds one that another distribution brings.
 
 A backend stores objects under both of their digests and knows nothing of sockets, hints or
 algorithms to choose. The promises, in the order in which they matter:
