@@ -43,10 +43,13 @@ class Maintenance:
 
     Args:
         backends: By id; the first is the default. Opened and closed by whoever made them.
+            What they are made of has ids too.
     """
 
     def __init__(self, backends: Mapping[str, Backend]) -> None:
         self._backends = dict(backends)
+        for backend in backends.values():
+            self._backends |= {inner.backend_id: inner for inner in backend.inner}
         self._default = next(iter(self._backends))
 
     @property
@@ -134,7 +137,11 @@ class Maintenance:
         if backend is None:
             raise UnknownBackendError("no backend with this id is configured")
         if not isinstance(backend, Maintained):
-            raise UnsupportedError(f"backend {chosen} has no scrub, quarantine or backup")
+            parts = ", ".join(inner.backend_id for inner in backend.inner)
+            raise UnsupportedError(
+                f"backend {chosen} has no scrub, quarantine or backup"
+                + (f": it is made of {parts}" if parts else "")
+            )
         return chosen, backend
 
 

@@ -185,9 +185,11 @@ class Backend(ABC):
 
     Attributes:
         quick: What it can do at once, on the event loop; `None` for a backend that has no such.
+        inner: Backends that it is made of, which an operator may look after by their own ids.
     """
 
     quick: QuickBackend | None = None
+    inner: "Sequence[Backend]" = ()
 
     def __init__(self, backend_id: str) -> None:
         self.backend_id = backend_id

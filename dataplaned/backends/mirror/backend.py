@@ -69,7 +69,7 @@ class MirrorBackend(Backend):
     ) -> None:
         super().__init__(backend_id)
         self._config = config
-        self._sides = (first, second)
+        self._sides = self.inner = (first, second)
         path = config.journal or os.path.join(
             os.path.dirname(default_store_path()), f"mirror-{backend_id}.sqlite3"
         )
@@ -420,8 +420,8 @@ class MirrorBackend(Backend):
     async def _scrub_side(self, side: Backend) -> None:
         try:
             await side.scrub()
-        except DataPlaneError as exc:
-            _log.error("scrub_failed", backend=side.backend_id, reason=exc.message)
+        except Exception as exc:  # noqa: BLE001 - the other side goes on, and the mirror
+            _log.error("scrub_failed", backend=side.backend_id, exc_info=exc)
 
     async def _compare_now_and_then(self) -> None:
         while True:

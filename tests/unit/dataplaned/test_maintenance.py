@@ -16,7 +16,8 @@ from dataplane_protocol import (
 )
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
-from dataplaned.config import FilesystemConfig
+from dataplaned.backends.mirror import MirrorBackend
+from dataplaned.config import FilesystemConfig, MemoryConfig, MirrorConfig
 from dataplaned.digests import Digester
 from dataplaned.maintenance import Maintenance
 from dataplaned.operations import (
@@ -256,3 +257,24 @@ async def test_a_backup_is_where_it_says(ward):
     assert written.backend_id == "f"
     assert os.path.dirname(written.path) == str(ward.root)
     assert os.path.getsize(written.path) > 0
+
+
+@pytest.mark.trio
+async def test_a_side_of_a_mirror_is_looked_after_by_its_own_id(tmp_path):
+    first = FilesystemConfig(root=str(tmp_path / "first"), min_free_bytes=0)
+    config = MirrorConfig(first=first, second=MemoryConfig(), journal=str(tmp_path / "journal"))
+    sides = FilesystemBackend("both.first", first), MemoryBackend("both.second")
+    mirror = MirrorBackend("both", config, *sides)
+    await mirror.open()
+    try:
+        maintenance = Maintenance({"both": mirror})
+        status = scrub_status_from_wire(
+            await maintenance.scrub_status({"backend_id": "both.first"})
+        )
+        assert status.backend_id == "both.first"
+        with pytest.raises(UnsupportedError, match=r"made of both\.first, both\.second"):
+            await maintenance.scrub_status({})
+        with pytest.raises(UnsupportedError):
+            await maintenance.scrub_status({"backend_id": "both.second"})
+    finally:
+        await mirror.aclose()
