@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,9 @@ from typing import TextIO
 import click
 
 STANDARD_OUTPUT = "standard output"
+
+#: What stands behind a backslash in a name, and what for.
+_ESCAPES = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
 def emit(line: str | bytes) -> None:
@@ -79,6 +83,21 @@ def sum_line(address: str, name: str) -> str:
     escaped = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
     mark = "" if escaped == name else "\\"
     return f"{mark}{address}  {escaped}"
+
+
+def parse_sum_line(line: str) -> tuple[str, str]:
+    """Read what `sum_line` gives.
+
+    Raises:
+        ValueError: It is no such line.
+    """
+    mark = line.startswith("\\")
+    address, separator, name = line[mark:].partition("  ")
+    if not separator or not address or not name:
+        raise ValueError("is not ADDRESS, two spaces, and a name")
+    if not mark:
+        return address, name
+    return address, re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[0]), name)
 
 
 def json_name(name: str) -> str:

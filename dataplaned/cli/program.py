@@ -15,6 +15,7 @@ from .delete import delete
 from .exits import ExitCode, code_of, complain, explain, is_foreseen
 from .fsck import fsck
 from .get import get
+from .hash import hash_files
 from .health import health
 from .ingest import ingest
 from .listing import list_objects, stat
@@ -57,7 +58,8 @@ Exit codes:
 def program() -> None:
     """Store, serve and verify content-addressed objects.
 
-    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve and fsck asks a running daemon.
+    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, fsck and hash asks a running
+    daemon.
     """
 
 
@@ -75,6 +77,7 @@ for _command in (
     copy,
     backup,
     fsck,
+    hash_files,
     selftest,
 ):
     program.add_command(_command)
