@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from .backup import backup
+from .config import config
 from .copy import copy
 from .delete import delete
 from .exits import ExitCode, code_of, complain, explain, is_foreseen
@@ -58,13 +59,14 @@ Exit codes:
 def program() -> None:
     """Store, serve and verify content-addressed objects.
 
-    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, fsck and hash asks a running
-    daemon.
+    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, config, fsck and hash asks a
+    running daemon.
     """
 
 
 for _command in (
     serve,
+    config,
     ingest,
     get,
     stat,

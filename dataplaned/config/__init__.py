@@ -1,0 +1,21 @@
+"""The configuration: TOML and command line into frozen values, once.
+
+`example.toml` has every key. Whatever is wrong is named with its file and key, and everything that
+is wrong is named at once.
+"""
+
+from .loading import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP, load_config as load_config
+from .values import (
+    BackendConfig as BackendConfig,
+    Config as Config,
+    ConfigurationError as ConfigurationError,
+    CredentialSource as CredentialSource,
+    DaemonConfig as DaemonConfig,
+    FilesystemConfig as FilesystemConfig,
+    MemoryConfig as MemoryConfig,
+    MirrorConfig as MirrorConfig,
+    ObjectStoreConfig as ObjectStoreConfig,
+    SideConfig as SideConfig,
+    ThirdPartyConfig as ThirdPartyConfig,
+)
+from .writing import example as example, to_toml as to_toml
