@@ -3,7 +3,7 @@
 The event loop may read the catalog itself then, which is several times as fast as to have a
 thread do it. Nobody can promise that the kernel does not drop a page in the next moment, so
 that what is known is believed for a short time only; what drops pages itself says so before.
-Of files that are not large the kernel is asked to have the missing pages again.
+Of files that are not large, for this machine, the kernel is asked to have the missing pages again.
 """
 
 import ctypes
@@ -22,9 +22,10 @@ _LOOK_AGAIN_S: Final = 0.5
 #: Times that a look has taken, between two of them: large files take long.
 _MOST_SHARE: Final = 50
 
-#: Bytes of a file up to which missing pages are fetched; a kernel reclaims some of those that
-#: nobody touches for a while, and one is enough to be without certainty.
-_MOST_FETCHED: Final = 256 * 1024 * 1024
+#: Of the memory that is to be had, the share up to which missing pages of a file are fetched: a
+#: kernel reclaims some that nobody touches for a while, and one is enough to be without
+#: certainty.
+_FETCHED_SHARE: Final = 0.25
 
 #: The same number everywhere (cachestat(2), Linux 6.5).
 _SYS_CACHESTAT: Final = 451
@@ -75,6 +76,16 @@ def count_hole_pages(fd: int, size: int) -> int:
             place = size  # there is nothing behind it
         pages += place // mmap.PAGESIZE - -(-hole // mmap.PAGESIZE)
     return pages
+
+
+def available_memory() -> int:
+    """Give the bytes of memory that could be had without swapping; 0 where nobody says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = (line.split() for line in lines if line.startswith("MemAvailable:"))
+            return next((int(words[1]) * 1024 for words in found), 0)
+    except OSError:
+        return 0
 
 
 def _cached_pages_by_mincore(fd: int, size: int) -> int:
@@ -156,7 +167,7 @@ class Residency:
         # A page that so far is in the WAL alone is a hole here: there is nothing to be read.
         if missing <= 0 or missing <= count_hole_pages(fd, size):
             return True
-        if size <= _MOST_FETCHED:
+        if size <= _FETCHED_SHARE * available_memory():
             os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
         return False
 

@@ -199,3 +199,30 @@ def test_an_interrupted_copy_goes_on_where_it_was(two: Any) -> None:
     done = two("copy", "--from", "old", "--to", "new", "--all", "--json")
     assert done.documents[0]["present"] == before
     assert held(two, "new") == held(two, "old")
+
+
+@pytest.mark.slow
+def test_a_store_moves_to_a_bucket_while_the_daemon_serves(
+    ceph: Callable[[], Any],
+    start_daemon: Callable[..., Any],
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    from .conftest import Cli
+
+    path = tmp_path / "dp.toml"
+    old = f'[backend.old]\ntype = "filesystem"\nroot = "{tmp_path}/root"\nmin_free_bytes = 0\n'
+    path.write_text(old + ceph().toml(tmp_path, "new"))
+    daemon = start_daemon(["--config", str(path)])
+    with contextlib.closing(blocking.connect(daemon.socket_path)) as plane:
+        cli: Any = Cli(daemon.socket_path, capfdbinary)
+        cli.plane = plane
+        addresses = fill(cli)
+        done = cli("copy", "--from", "old", "--to", "new", "--all", "--json")
+        assert done.documents[0]["copied"] == len(CONTENTS)
+        for address, data in zip(addresses, CONTENTS, strict=True):
+            assert plane.verify_object(address, backend_id="new").verified
+            plane.delete_object(address, backend_id="old")
+            with plane.serve_object(address, backend_id="new") as body:
+                assert b"".join(body) == data
+        assert held(cli, "old") == set()

@@ -160,8 +160,13 @@ def test_what_is_missing_of_a_small_file_is_fetched(residency, file):
     assert residency.is_certain
 
 
+def test_the_memory_that_is_to_be_had_is_less_than_there_is():
+    total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    assert 0 < residency_module.available_memory() < total
+
+
 def test_a_large_file_is_left_as_it_is(residency, file, monkeypatch):
-    monkeypatch.setattr(residency_module, "_MOST_FETCHED", 1000)
+    monkeypatch.setattr(residency_module, "available_memory", lambda: 2 * PAGES * mmap.PAGESIZE)
     drop(file)
     for _ in range(100):
         residency.look()
