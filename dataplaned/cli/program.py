@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from .backup import backup
+from .completion import completion
 from .config import config
 from .copy import copy
 from .delete import delete
@@ -21,6 +22,7 @@ from .health import health
 from .ingest import ingest
 from .listing import list_objects, stat
 from .output import is_terminal, settle_stdout
+from .ping import ping
 from .quarantine import quarantine
 from .scrub import scrub
 from .selftest import selftest
@@ -59,8 +61,8 @@ Exit codes:
 def program() -> None:
     """Store, serve and verify content-addressed objects.
 
-    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, config, fsck and hash asks a
-    running daemon.
+    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, config, fsck, hash and
+    completion asks a running daemon.
     """
 
 
@@ -74,6 +76,7 @@ for _command in (
     verify,
     delete,
     health,
+    ping,
     scrub,
     quarantine,
     copy,
@@ -81,6 +84,7 @@ for _command in (
     fsck,
     hash_files,
     selftest,
+    completion,
 ):
     program.add_command(_command)
 
