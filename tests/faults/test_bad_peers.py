@@ -30,6 +30,8 @@ from dataplane_protocol import (
 
 PIECE = os.urandom(65_536)
 
+pytestmark = pytest.mark.slow
+
 
 class RawPeer:
     """A client that says whatever a test wants said."""

@@ -31,6 +31,8 @@ from dataplane_protocol import (
 
 CONTENT = os.urandom(1_000_003)
 
+pytestmark = pytest.mark.slow
+
 
 class Receiver:
     """A client that takes whatever descriptors come."""
