@@ -189,7 +189,7 @@ def test_every_room_of_the_daemon_has_a_floor() -> None:
         ("dataplaned", "backends/filesystem/root.py", "from ... import cli"),
         ("dataplaned", "backends/filesystem/root.py", "import click"),
         ("dataplaned", "daemon.py", "import dataplaned.cli.serve"),
-        ("dataplaned", "config.py", "import numpy"),
+        ("dataplaned", "config/values.py", "import numpy"),
     ],
 )
 def test_a_planted_violation_is_found(
