@@ -9,6 +9,7 @@ Generations are those of the first side, doubled; an odd one is the second side'
 the first is away, and no condition that a delete can have.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -200,10 +201,8 @@ class MirrorBackend(Backend):
         ]
         second = {}
         if doubtful:
-            try:
+            with contextlib.suppress(UnavailableError):
                 second = await self._stat_on(SECOND, doubtful)
-            except UnavailableError as exc:
-                _log.info("side_away", backend=self._sides[SECOND].backend_id, reason=exc.message)
         found = (_better(first.get(digest), second.get(digest)) for digest in digests)
         return tuple(status for status in found if status is not None)
 

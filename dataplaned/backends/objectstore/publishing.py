@@ -1,5 +1,6 @@
 """Taking in: spool, then parts, then the names; the record, which makes it exist, is last."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -58,6 +59,10 @@ class ObjectStoreStaging(Staging):
                 outcome = IngestOutcome.CREATED if found is None else IngestOutcome.HEALED
                 record = self._next_record(digests, found, kept=None)
                 await self._upload(record, digests)
+                if record.part_size:
+                    # That took a while, in which others may have ingested it too.
+                    found = await self._bucket.find(digests.named("blake3"))
+                    record = self._renewed(record, found)
             # From here on it is a matter of a second, and must not stop half-way.
             await to_the_end(lambda: self._write_record(record, digests, found))
         return Published(
@@ -94,6 +99,11 @@ class ObjectStoreStaging(Staging):
             sha256=digests.sha256.hex(),
             part_size=part_size,
         )
+
+    def _renewed(self, record: Record, found: Found | None) -> Record:
+        now = now_ms()
+        generation = self._bucket.next_generation(found)
+        return dataclasses.replace(record, generation=generation, stored_ms=now, verified_ms=now)
 
     async def _upload(self, record: Record, digests: ObjectDigests) -> None:
         """Send what the record will stand for, and see that the engine has it."""

@@ -165,6 +165,28 @@ async def test_many_of_both_daemons_leave_every_object_whole_or_absent(open_back
     assert len((await backends[1].list_page(None, 10)).objects) == len(contents)
 
 
+async def test_whoever_ends_last_has_the_last_generation(open_backend):
+    first, second = await open_backend(), await open_backend()
+    given = []
+
+    async def ingest():
+        given.append(await publish(first, LARGE))
+
+    pause = Pause(first, "put")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ingest)
+        await pause.is_reached.wait()
+        quick = await publish(second, LARGE)
+        pause.go_on.set()
+    (slow,) = given
+    assert slow.generation > quick.generation
+    assert slow.stored_at >= quick.stored_at
+    for backend in (first, second):
+        (status,) = await backend.stat([names_of(LARGE)[0]])
+        assert status.generation == slow.generation
+        assert await read(backend, LARGE) == LARGE
+
+
 async def test_generations_grow_whatever_the_clocks_say(open_backend, monkeypatch):
     first, second = await open_backend(), await open_backend()
     one = await publish(first, SMALL)
