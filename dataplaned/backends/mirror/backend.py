@@ -163,11 +163,8 @@ class MirrorBackend(Backend):
         if len(errors) == len(_SIDES):
             raise errors[FIRST]
         if not statuses:
-            # A side that is away may have a copy that the other one has lost.
-            if errors and digest.algorithm == BLAKE3:
-                await self._note(
-                    add=[Pending(side, bytes.fromhex(digest.hex), Task.DELETE) for side in errors]
-                )
+            if errors and digest.algorithm == BLAKE3 and if_generation is None:
+                await self._delete_where_away(digest)
             return False
         name = next(iter(statuses.values())).content_address.to_digest()
         async with self.mender.lock(bytes.fromhex(name.hex)):
@@ -354,6 +351,14 @@ class MirrorBackend(Backend):
             if statuses:
                 return statuses[name].generation
         return None
+
+    async def _delete_where_away(self, name: Digest) -> None:
+        """Have an object that no side shows deleted on one that is away, if it has it after all."""
+        blake3 = bytes.fromhex(name.hex)
+        async with self.mender.lock(blake3):
+            statuses, errors = await self._stat_both(name)
+            if not statuses:
+                await self._note(add=[Pending(side, blake3, Task.DELETE) for side in errors])
 
     async def _delete_locked(self, name: Digest, condition: int | None) -> bool:
         rows = [Pending(side, bytes.fromhex(name.hex), Task.DELETE) for side in _SIDES]
