@@ -39,6 +39,8 @@ from .rotting import (
     set_column,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nobody_is_calling(monkeypatch: pytest.MonkeyPatch) -> None:
