@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -394,7 +395,9 @@ def test_two_signals_end_the_process_well_with_a_call_open(daemon):
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.wait_for("stopping")
         assert daemon.stop() == 0
-        assert peer.recv(1) == b""
+        # An end, which is a reset where the daemon had not read everything.
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.recv(1) == b""
         assert len(daemon.events("stopping_at_once")) == 1
     assert daemon.files("staging") == daemon.files("objects") == []
 
