@@ -70,7 +70,11 @@ FLOORS = (
     ("operations", "outlet"),
     ("intake",),
     ("backends",),
-    ("digests", "threads", "config", "telemetry"),
+    ("telemetry",),
+    ("metrics",),
+    ("calls",),
+    ("access",),
+    ("digests", "threads", "config", "systemd"),
     ("paths",),
 )
 

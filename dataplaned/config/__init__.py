@@ -6,16 +6,21 @@ is wrong is named at once.
 
 from .loading import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP, load_config as load_config
 from .values import (
+    AccessConfig as AccessConfig,
     BackendConfig as BackendConfig,
     Config as Config,
     ConfigurationError as ConfigurationError,
     CredentialSource as CredentialSource,
     DaemonConfig as DaemonConfig,
     FilesystemConfig as FilesystemConfig,
+    LogConfig as LogConfig,
     MemoryConfig as MemoryConfig,
+    MetricsConfig as MetricsConfig,
     MirrorConfig as MirrorConfig,
     ObjectStoreConfig as ObjectStoreConfig,
+    RoleName as RoleName,
     SideConfig as SideConfig,
+    SocketConfig as SocketConfig,
     ThirdPartyConfig as ThirdPartyConfig,
 )
 from .writing import example as example, to_toml as to_toml

@@ -1,7 +1,7 @@
 """What a daemon can be told, as frozen values with their defaults."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -175,8 +175,14 @@ class DaemonConfig:
     """The table `[daemon]`.
 
     Attributes:
-        socket: Path of the Unix socket.
+        socket: Path of the Unix socket, if there is but one and it is this user's alone.
         max_connections: Connections served at a time; one more is told to try again.
+        max_connections_per_user: The same for the connections of one uid.
+        max_calls: Calls carried out at a time; one more is told to try again.
+        max_bytes_in_flight: Bytes of bodies that are held for all calls at a time, a call being
+            reckoned with the most that it can hold.
+        idle_timeout_s: Seconds after which a connection without a call is closed; 0 for never.
+        stall_timeout_s: Seconds that a peer may make no progress within a call.
         drain_timeout_s: Seconds that calls under way have to end in after a signal to stop.
         max_object_size: Bytes an object may have; no limit when `None`.
         serve_fd: Whether clients may read large objects from a descriptor of the file.
@@ -184,9 +190,85 @@ class DaemonConfig:
 
     socket: str = ""
     max_connections: int = 1000
+    max_connections_per_user: int = 1000
+    max_calls: int = 1000
+    max_bytes_in_flight: int = 1024**3
+    idle_timeout_s: float = 0.0
+    stall_timeout_s: float = 60.0
     drain_timeout_s: float = 30.0
     max_object_size: int | None = None
     serve_fd: bool = True
+
+
+#: What a caller may be entitled to.
+RoleName = Literal["read", "ingest", "delete", "admin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketConfig:
+    """A table `[socket.NAME]`: one more socket to listen on, or one that systemd passes on.
+
+    Attributes:
+        path: Where it is made; for one that systemd passes on under its name, `None` or the
+            same path.
+        user: Who owns it, by name or number; the daemon's user when `None`.
+        group: Whose members may connect, by name or number; nobody else when `None`.
+        mode: Its permissions, in octal.
+        group_roles: What members of its group may do, besides what `[access]` says.
+        users: As in `[access]`, for this socket only.
+        groups: As in `[access]`, for this socket only.
+    """
+
+    path: str | None = None
+    user: str | None = None
+    group: str | None = None
+    mode: str = "0600"
+    group_roles: Sequence[RoleName] = ("read", "ingest")
+    users: Mapping[str, Sequence[RoleName]] = field(default_factory=dict[str, Sequence[RoleName]])
+    groups: Mapping[str, Sequence[RoleName]] = field(default_factory=dict[str, Sequence[RoleName]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessConfig:
+    """The table `[access]`: who may do what. Root and the daemon's own user may do all.
+
+    Attributes:
+        users: Roles by user, by name or number.
+        groups: Roles by group, primary or supplementary, by name or number.
+    """
+
+    users: Mapping[str, Sequence[RoleName]] = field(default_factory=dict[str, Sequence[RoleName]])
+    groups: Mapping[str, Sequence[RoleName]] = field(default_factory=dict[str, Sequence[RoleName]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The table `[log]`.
+
+    Attributes:
+        level: What is left out is below it. At `debug` every call has its line.
+        format: `auto` is `journal` where standard error is the journal's, `human` on a
+            terminal, and else `json`.
+        audit: Where the record of every ingest, delete, quarantine and denial goes: `log`, beside
+            all other lines; `off`; or the path of a file that is appended to.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json", "journal"] = "auto"
+    audit: str = "log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """The table `[metrics]`.
+
+    Attributes:
+        listen: Where `/metrics`, `/healthz` and `/readyz` are answered over HTTP: a loopback
+            address such as `127.0.0.1:9464` or `[::1]:9464`, or the path of a Unix socket;
+            nowhere when `None`.
+    """
+
+    listen: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,4 +276,8 @@ class Config:
     """Everything that a daemon is told."""
 
     daemon: DaemonConfig = DaemonConfig()
+    socket: Mapping[str, SocketConfig] = field(default_factory=dict[str, SocketConfig])
+    access: AccessConfig = AccessConfig()
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
     backend: Mapping[str, BackendConfig] = field(default_factory=dict[str, BackendConfig])

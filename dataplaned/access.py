@@ -1,0 +1,203 @@
+"""Who may do what: the kernel's word on a peer, and roles by user, group and socket.
+
+What counts are the credentials of connect(2), supplementary groups included (`SPEC.md` 11.1).
+"""
+
+import ctypes
+import errno
+import grp
+import os
+import pwd
+import socket
+import struct
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Final
+
+from .config import AccessConfig, SocketConfig
+
+#: What the kernel says of a user or group that has no number here, such as one of another user
+#: namespace. Everybody unknown looks the same, so that it stands for nobody.
+OVERFLOW_ID: Final = 65_534
+
+#: socket(7): the supplementary groups of the peer. Not in Python's module.
+_SO_PEERGROUPS: Final = 59
+
+#: Groups that a process can have: NGROUPS_MAX.
+_MAX_GROUPS: Final = 65_536
+
+#: Groups of a peer that Python's own getsockopt(2) has room for.
+_FEW_GROUPS: Final = 256
+
+
+class Role(Flag):
+    """What a caller may be entitled to."""
+
+    READ = auto()
+    INGEST = auto()
+    DELETE = auto()
+    ADMIN = auto()
+
+
+#: Everything.
+ALL_ROLES: Final = Role.READ | Role.INGEST | Role.DELETE | Role.ADMIN
+
+NO_ROLES: Final = Role(0)
+
+_NAMES: Final = {role.name.lower(): role for role in Role if role.name is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What the kernel says of a peer at its connect.
+
+    Attributes:
+        pid: Its process, if it is in sight; otherwise 0. It may be another's by now.
+        uid: Its effective user.
+        gids: Its effective group, and its supplementary ones.
+    """
+
+    pid: int
+    uid: int
+    gids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A peer, and what it may do.
+
+    Attributes:
+        pid: As in `Credentials`.
+        uid: Likewise.
+        socket: Name of the socket that it came by.
+        roles: What it is entitled to there.
+    """
+
+    pid: int
+    uid: int
+    socket: str
+    roles: Role
+
+
+def roles_named(names: Sequence[str]) -> Role:
+    """Give the roles that a configuration names."""
+    roles = NO_ROLES
+    for name in names:
+        roles |= _NAMES[name]
+    return roles
+
+
+def read_credentials(peer: socket.socket) -> Credentials:
+    """Ask the kernel who is at the other end of a connected Unix socket.
+
+    Raises:
+        OSError: It does not say.
+    """
+    pid, uid, gid = struct.unpack(
+        "3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    return Credentials(pid=pid, uid=uid, gids=frozenset((gid, *_read_groups(peer))))
+
+
+class Access:
+    """Who may do what on one socket.
+
+    Root and the daemon's own user may do all. Everybody else has the roles of its user and of
+    all of its groups together, of those named for every socket and of those named for this
+    one, and those that members of the socket's group have.
+
+    Args:
+        everywhere: What holds on every socket.
+        here: What holds on this one.
+        group: The socket's group, if it lets anybody in; `None` if not.
+
+    Raises:
+        UnknownPrincipalError: There is no user or group of a name.
+    """
+
+    def __init__(self, everywhere: AccessConfig, here: SocketConfig, group: int | None) -> None:
+        self._users = _resolve(find_user, everywhere.users, here.users)
+        self._groups = _resolve(find_group, everywhere.groups, here.groups)
+        if group is not None:
+            _grant(self._groups, group, here.group_roles)
+        # Whatever the configuration says of nobody, it would be said of everybody unknown.
+        self._users.pop(OVERFLOW_ID, None)
+        self._groups.pop(OVERFLOW_ID, None)
+        self._users |= {0: ALL_ROLES, os.geteuid(): ALL_ROLES}
+
+    def roles_of(self, credentials: Credentials) -> Role:
+        """Give all that a peer is entitled to."""
+        roles = self._users.get(credentials.uid, NO_ROLES)
+        for gid in credentials.gids & self._groups.keys():
+            roles |= self._groups[gid]
+        return roles
+
+
+class UnknownPrincipalError(Exception):
+    """No user or group has a name that the configuration has."""
+
+
+def find_user(name: str) -> int:
+    """Give the number of a user, by name or number.
+
+    Raises:
+        UnknownPrincipalError: There is none.
+    """
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise UnknownPrincipalError(f"no user has the name {name!r}") from None
+
+
+def find_group(name: str) -> int:
+    """Give the number of a group, by name or number.
+
+    Raises:
+        UnknownPrincipalError: There is none.
+    """
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise UnknownPrincipalError(f"no group has the name {name!r}") from None
+
+
+def _resolve(find: Callable[[str], int], *tables: Mapping[str, Sequence[str]]) -> dict[int, Role]:
+    found: dict[int, Role] = {}
+    for table in tables:
+        for name, roles in table.items():
+            _grant(found, find(name), roles)
+    return found
+
+
+def _grant(table: dict[int, Role], number: int, names: Sequence[str]) -> None:
+    table[number] = table.get(number, NO_ROLES) | roles_named(names)
+
+
+def _read_groups(peer: socket.socket) -> Iterator[int]:
+    size = array("I").itemsize
+    try:
+        data = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _FEW_GROUPS * size)
+    except OSError as exc:
+        if exc.errno != errno.ERANGE:
+            raise
+        data = _read_many_groups(peer)
+    return iter(array("I", data))
+
+
+def _read_many_groups(peer: socket.socket) -> bytes:
+    # Python's own call takes no more than 1024 bytes.
+    buffer = ctypes.create_string_buffer(_MAX_GROUPS * array("I").itemsize)
+    length = ctypes.c_uint32(len(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(
+        peer.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw[: length.value]
