@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final
 
-from .config import AccessConfig, SocketConfig
+from dataplane_protocol import Operation
 
-#: What the kernel says of a user or group that has no number here, such as one of another user
-#: namespace. Everybody unknown looks the same, so that it stands for nobody.
+from .config import AccessConfig, RoleName, SocketConfig
+
+#: What the kernel says as a rule of a user or group that has no number here, such as one of
+#: another user namespace. Everybody unknown looks the same, so that it stands for nobody.
 OVERFLOW_ID: Final = 65_534
+
+#: unix(7): pid, uid and gid.
+_CREDENTIALS: Final = struct.Struct("iII")
 
 #: socket(7): the supplementary groups of the peer. Not in Python's module.
 _SO_PEERGROUPS: Final = 59
@@ -46,7 +51,28 @@ ALL_ROLES: Final = Role.READ | Role.INGEST | Role.DELETE | Role.ADMIN
 
 NO_ROLES: Final = Role(0)
 
-_NAMES: Final = {role.name.lower(): role for role in Role if role.name is not None}
+#: What each operation asks for. All of this daemon's own are an administrator's, but for those
+#: that only look.
+ROLE_OF: Final[Mapping[str, Role]] = {
+    Operation.INGEST_STREAM: Role.INGEST,
+    Operation.SERVE_OBJECT: Role.READ,
+    Operation.VERIFY_OBJECT: Role.READ,
+    Operation.DELETE_OBJECT: Role.DELETE,
+    Operation.BACKEND_HEALTH: Role.READ,
+    Operation.STAT_OBJECTS: Role.READ,
+    Operation.LIST_OBJECTS: Role.READ,
+    Operation.LIST_BACKENDS: Role.READ,
+    "dataplaned.status": Role.READ,
+    "dataplaned.metrics": Role.READ,
+    "dataplaned.scrub_status": Role.READ,
+}
+
+_NAMES: Final[Mapping[RoleName, Role]] = {
+    "read": Role.READ,
+    "ingest": Role.INGEST,
+    "delete": Role.DELETE,
+    "admin": Role.ADMIN,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +97,30 @@ class Caller:
     Attributes:
         pid: As in `Credentials`.
         uid: Likewise.
+        gids: Likewise.
         socket: Name of the socket that it came by.
         roles: What it is entitled to there.
     """
 
     pid: int
     uid: int
+    gids: frozenset[int] = frozenset()
     socket: str
     roles: Role
 
 
-def roles_named(names: Sequence[str]) -> Role:
+def role_for(op: str) -> Role | None:
+    """Give the role that an operation asks for, if this daemon may have it."""
+    role = ROLE_OF.get(op)
+    return Role.ADMIN if role is None and op.startswith("dataplaned.") else role
+
+
+def name_of(role: Role) -> RoleName:
+    """Give the word for one role."""
+    return next(name for name, other in _NAMES.items() if other is role)
+
+
+def roles_named(names: Sequence[RoleName]) -> Role:
     """Give the roles that a configuration names."""
     roles = NO_ROLES
     for name in names:
@@ -95,9 +134,8 @@ def read_credentials(peer: socket.socket) -> Credentials:
     Raises:
         OSError: It does not say.
     """
-    pid, uid, gid = struct.unpack(
-        "3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    )
+    data = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(data)
     return Credentials(pid=pid, uid=uid, gids=frozenset((gid, *_read_groups(peer))))
 
 
@@ -122,15 +160,16 @@ class Access:
         self._groups = _resolve(find_group, everywhere.groups, here.groups)
         if group is not None:
             _grant(self._groups, group, here.group_roles)
-        # Whatever the configuration says of nobody, it would be said of everybody unknown.
-        self._users.pop(OVERFLOW_ID, None)
-        self._groups.pop(OVERFLOW_ID, None)
         self._users |= {0: ALL_ROLES, os.geteuid(): ALL_ROLES}
+        # Whatever is granted to nobody would be granted to everybody unknown.
+        for table, kind in ((self._users, "uid"), (self._groups, "gid")):
+            for number in {OVERFLOW_ID, _overflow_id(kind)}:
+                table.pop(number, None)
 
-    def roles_of(self, credentials: Credentials) -> Role:
+    def roles_of(self, peer: Credentials | Caller) -> Role:
         """Give all that a peer is entitled to."""
-        roles = self._users.get(credentials.uid, NO_ROLES)
-        for gid in credentials.gids & self._groups.keys():
+        roles = self._users.get(peer.uid, NO_ROLES)
+        for gid in peer.gids & self._groups.keys():
             roles |= self._groups[gid]
         return roles
 
@@ -167,7 +206,17 @@ def find_group(name: str) -> int:
         raise UnknownPrincipalError(f"no group has the name {name!r}") from None
 
 
-def _resolve(find: Callable[[str], int], *tables: Mapping[str, Sequence[str]]) -> dict[int, Role]:
+def _overflow_id(kind: str) -> int:
+    try:
+        with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return OVERFLOW_ID
+
+
+def _resolve(
+    find: Callable[[str], int], *tables: Mapping[str, Sequence[RoleName]]
+) -> dict[int, Role]:
     found: dict[int, Role] = {}
     for table in tables:
         for name, roles in table.items():
@@ -175,7 +224,7 @@ def _resolve(find: Callable[[str], int], *tables: Mapping[str, Sequence[str]]) -
     return found
 
 
-def _grant(table: dict[int, Role], number: int, names: Sequence[str]) -> None:
+def _grant(table: dict[int, Role], number: int, names: Sequence[RoleName]) -> None:
     table[number] = table.get(number, NO_ROLES) | roles_named(names)
 
 

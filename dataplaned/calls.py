@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from .access import Caller
 
 #: What a call that succeeded has in place of an error's code.
-OK = "ok"
+OK: Final = "ok"
+
+#: What a call has whose caller did not wait for its answer.
+GONE: Final = "gone"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class Call:
         caller: Who made it.
         connection: Number of the connection, from 1 on, of this run of the daemon.
         started: Seconds of the monotonic clock when its request was read.
-        duration_s: From then until its answer's last byte was handed to the kernel.
+        duration_s: From then until its answer was handed on, with its last byte.
         backend_id: The backend that was meant, where that is known.
         address: The object that it is about, or that came out of it.
         received_bytes: Of the body that the caller sent.
@@ -50,3 +53,13 @@ class Call:
 
 #: Is told of every call at its end, in trio's thread. Must not block or raise.
 CallObserver: TypeAlias = Callable[[Call], None]
+
+
+def outcome_of_delete(*, deleted: bool) -> str:
+    """Give the word on how a delete ended."""
+    return "deleted" if deleted else "absent"
+
+
+def outcome_of_verify(*, verified: bool) -> str:
+    """Give the word on how a verify ended."""
+    return "verified" if verified else "corrupt"

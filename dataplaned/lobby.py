@@ -17,6 +17,7 @@ import trio
 from dataplane_protocol import Buffer, UsualCall, read_usual
 
 from .peer import Peer
+from .roster import Seat
 
 #: Bytes of a call that is answered here, at most: what comes in more is a large body.
 _BUFFER_SIZE: Final = 65_536
@@ -28,10 +29,10 @@ _MOST_AT_ONCE: Final = 32
 Answer: TypeAlias = Sequence[Buffer] | None
 
 
-#: Answers a call if that is possible at once: says whether it takes the call, and calls the
-#: function with its answer then, once, in trio's thread, perhaps before it returns. The frames
-#: are good until it is asked again.
-Answering: TypeAlias = Callable[[UsualCall, Callable[[Answer], None]], bool]
+#: Answers a call of whoever has the seat, if that is possible at once: says whether it takes the
+#: call, and calls the function with its answer then, once, in trio's thread, perhaps before it
+#: returns. The frames are good until it is asked again.
+Answering: TypeAlias = Callable[[Seat, UsualCall, Callable[[Answer], None]], bool]
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +40,9 @@ _log = structlog.get_logger(__name__)
 class _Guest:
     """A connection that waits here, and its task."""
 
-    def __init__(self, peer: Peer, task: trio.lowlevel.Task) -> None:
+    def __init__(self, peer: Peer, seat: Seat, task: trio.lowlevel.Task) -> None:
         self.peer = peer
+        self.seat = seat
         self.task = task
         self.fd = peer.fileno()
         self.is_answered = True  # false while its call is worked on
@@ -76,7 +78,7 @@ class Lobby:
         """Let go. Nobody waits here any more."""
         self._epoll.close()
 
-    async def wait(self, peer: Peer) -> bool:
+    async def wait(self, peer: Peer, seat: Seat) -> bool:
         """Wait until something comes in that is not answered here; it is in `peer.connection`.
 
         A call that is worked on goes on to its answer, cancelled or not.
@@ -86,7 +88,7 @@ class Lobby:
             come again.
         """
         peer.rest()
-        guest = _Guest(peer, trio.lowlevel.current_task())
+        guest = _Guest(peer, seat, trio.lowlevel.current_task())
         self._guests[guest.fd] = guest
         # Edge-triggered, since what is not read while a call is worked on would be told again
         # and again. Being added tells what is there already.
@@ -140,7 +142,7 @@ class Lobby:
     def _take(self, guest: _Guest, call: UsualCall, data: bytes) -> None:
         guest.is_answered = False
         try:
-            is_taken = self._answer(call, partial(self._finish, guest, data))
+            is_taken = self._answer(guest.seat, call, partial(self._finish, guest, data))
         except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
             _log.error("quick_call_failed", exc_info=exc)
             is_taken = guest.is_answered

@@ -88,9 +88,16 @@ class Peer:
     Args:
         socket: The accepted socket; closed by `close`.
         buffers: Where receive buffers come from.
+        stall_timeout_s: Seconds that the other end may make no progress within a call.
     """
 
-    def __init__(self, socket: socket.socket, buffers: BufferPool) -> None:
+    def __init__(
+        self,
+        socket: socket.socket,
+        buffers: BufferPool,
+        stall_timeout_s: float = STALL_TIMEOUT,
+    ) -> None:
+        self.stall_timeout_s = stall_timeout_s
         self.connection = Connection(Side.SERVER)
         socket.setblocking(False)
         # What the kernel does not allow it cuts down.
@@ -154,7 +161,7 @@ class Peer:
         """Give the next event. A piece of payload is good until the next call.
 
         Raises:
-            PeerGoneError: The connection broke off, or nothing came for `STALL_TIMEOUT`.
+            PeerGoneError: The connection broke off, or nothing came for the stall timeout.
             PeerViolationError: What came is against the contract.
         """
         while (event := self._next_event()) is None:
@@ -237,8 +244,8 @@ class Peer:
             while not poll.poll(_LOOK_UP_S * 1000):
                 trio.from_thread.check_cancelled()
                 waited_s += _LOOK_UP_S
-                if waited_s >= STALL_TIMEOUT:
-                    raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s")
+                if waited_s >= self.stall_timeout_s:
+                    raise PeerGoneError(f"peer made no progress for {self.stall_timeout_s:g} s")
 
     def queue(self, message: Message) -> None:
         """Put a control frame behind what is already to be sent."""
@@ -298,7 +305,7 @@ class Peer:
         """Send all that is queued.
 
         Raises:
-            PeerGoneError: The peer has closed, or took nothing for `STALL_TIMEOUT`.
+            PeerGoneError: The peer has closed, or took nothing for the stall timeout.
         """
         buffers: Sequence[Buffer] = self._outgoing
         self._outgoing = []
@@ -373,9 +380,9 @@ class Peer:
                     return operation()
                 except BlockingIOError:
                     self._at_once = 0
-                    with trio.fail_after(STALL_TIMEOUT):
+                    with trio.fail_after(self.stall_timeout_s):
                         await wait(self._socket)
         except trio.TooSlowError:
-            raise PeerGoneError(f"peer made no progress for {STALL_TIMEOUT:g} s") from None
+            raise PeerGoneError(f"peer made no progress for {self.stall_timeout_s:g} s") from None
         except OSError as exc:
             raise PeerGoneError(f"connection was lost: {exc.strerror}") from exc

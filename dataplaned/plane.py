@@ -56,7 +56,7 @@ class LocalDataPlane:
 
     Args:
         backends: By id; the first is the default. Opened and closed by whoever made them.
-        max_object_size: Bytes an object may have; no limit when `None`.
+        max_object_size: Bytes an object may have; no limit when `None`. May be set at any time.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LocalDataPlane:
             raise ValueError("a data plane needs a backend")
         self._backends = dict(backends)
         self._default = next(iter(self._backends))
-        self._max_object_size = max_object_size
+        self.max_object_size = max_object_size
         self._hash_limiter = trio.CapacityLimiter(HASH_THREADS)
         self._areas = AreaPool(LARGE_BODIES)
         self._body_limiter = trio.CapacityLimiter(LARGE_BODIES)
@@ -184,7 +184,7 @@ class LocalDataPlane:
 
     def allows(self, size: int) -> bool:
         """Whether an object may have so many bytes."""
-        return self._max_object_size is None or size <= self._max_object_size
+        return self.max_object_size is None or size <= self.max_object_size
 
     def _backend(self, backend_id: str | None) -> Backend:
         backend = self.find_backend(backend_id)
@@ -195,8 +195,8 @@ class LocalDataPlane:
     def _check_size(self, size: int) -> None:
         if not self.allows(size):
             raise ObjectTooLargeError(
-                f"object has at least {size} bytes, limit is {self._max_object_size}",
-                details={"limit_bytes": self._max_object_size},
+                f"object has at least {size} bytes, limit is {self.max_object_size}",
+                details={"limit_bytes": self.max_object_size},
             )
 
     async def _take_in(self, stream: AsyncIterator[bytes], staging: Staging) -> ObjectDigests:

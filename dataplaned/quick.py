@@ -5,11 +5,13 @@ come by the thousand. It refuses nothing and raises nothing: what is not plain s
 ordinary way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from dataplane_protocol import (
     BLAKE3,
     SHA256,
+    Operation,
     UsualCall,
     UsualDelete,
     UsualIngest,
@@ -21,11 +23,25 @@ from dataplane_protocol import (
     usual_stat_answer,
 )
 
+from .access import ROLE_OF, Role
 from .backends.base import Backend
 from .backends.quick import QuickBackend, QuickRead, QuickReceipt
+from .calls import Call, outcome_of_delete
 from .digests import Digester
 from .lobby import Answer
 from .plane import LocalDataPlane
+from .roster import Seat
+
+#: What each usual call is, and what it asks for.
+_OPERATIONS: Final[Mapping[type[UsualCall], tuple[str, Role]]] = {
+    kind: (operation.value, ROLE_OF[operation])
+    for kind, operation in (
+        (UsualStat, Operation.STAT_OBJECTS),
+        (UsualServe, Operation.SERVE_OBJECT),
+        (UsualIngest, Operation.INGEST_STREAM),
+        (UsualDelete, Operation.DELETE_OBJECT),
+    )
+}
 
 
 class QuickCalls:
@@ -38,27 +54,52 @@ class QuickCalls:
     def __init__(self, plane: LocalDataPlane) -> None:
         self._plane = plane
 
-    def __call__(self, call: UsualCall, done: Callable[[Answer], None]) -> bool:
+    def __call__(self, seat: Seat, call: UsualCall, done: Callable[[Answer], None]) -> bool:
         """See `Answering`."""
         backend = self._plane.find_backend(call.backend_id)
-        quick = None if backend is None else backend.quick
-        if backend is None or quick is None:
+        op, role = _OPERATIONS[type(call)]
+        if backend is None or backend.quick is None or not seat.may(role):
             return False
+        record = seat.begin(op)
+        record.backend_id = backend.backend_id
+
+        def finish(answer: Answer) -> None:
+            if answer is None:
+                seat.withdraw()
+            else:
+                # Before it is sent: the next call may be looked at meanwhile.
+                seat.end(record)
+            done(answer)
+
+        if seat.has_room() and self._carry_out(backend, backend.quick, call, record, finish):
+            return True
+        seat.withdraw()
+        return False
+
+    def _carry_out(
+        self,
+        backend: Backend,
+        quick: QuickBackend,
+        call: UsualCall,
+        record: Call,
+        done: Callable[[Answer], None],
+    ) -> bool:
         match call:
             case UsualStat():
                 return _stat(quick, call, done)
             case UsualServe():
-                return _serve(quick, call, done)
+                return _serve(quick, call, record, done)
             case UsualIngest():
-                return self._ingest(backend, quick, call, done)
+                return self._ingest(backend, quick, call, record, done)
             case UsualDelete():
-                return _delete(backend, quick, call, done)
+                return _delete(backend, quick, call, record, done)
 
     def _ingest(
         self,
         backend: Backend,
         quick: QuickBackend,
         call: UsualIngest,
+        record: Call,
         done: Callable[[Answer], None],
     ) -> bool:
         if not self._plane.allows(max(len(call.content), call.size_hint or 0)):
@@ -72,13 +113,17 @@ class QuickCalls:
         }
         if call.digest is not None and call.digest not in names.values():
             return False
+        primary = names[call.primary_algorithm or BLAKE3]
+        record.address = primary
+        record.received_bytes = digests.size
 
         def answer(receipt: QuickReceipt | None) -> None:
             if receipt is None:
                 done(None)
                 return
+            record.outcome = receipt.outcome
             frame = usual_ingest_answer(
-                primary=names[call.primary_algorithm or BLAKE3],
+                primary=primary,
                 sha256=names[SHA256],
                 size=digests.size,
                 backend_id=backend.backend_id,
@@ -98,11 +143,16 @@ def _stat(quick: QuickBackend, call: UsualStat, done: Callable[[Answer], None]) 
     return quick.stat(call.addresses, answer)
 
 
-def _serve(quick: QuickBackend, call: UsualServe, done: Callable[[Answer], None]) -> bool:
+def _serve(
+    quick: QuickBackend, call: UsualServe, record: Call, done: Callable[[Answer], None]
+) -> bool:
+    record.address = call.address
+
     def answer(read: QuickRead | None) -> None:
         if read is None:
             done(None)
             return
+        record.sent_bytes = len(read.content)
         is_whole = len(read.content) == read.size
         stated = call.address if is_whole else None
         done(usual_serve_answer(read.size, read.offset, read.content, stated))
@@ -111,12 +161,19 @@ def _serve(quick: QuickBackend, call: UsualServe, done: Callable[[Answer], None]
 
 
 def _delete(
-    backend: Backend, quick: QuickBackend, call: UsualDelete, done: Callable[[Answer], None]
+    backend: Backend,
+    quick: QuickBackend,
+    call: UsualDelete,
+    record: Call,
+    done: Callable[[Answer], None],
 ) -> bool:
+    record.address = call.address
+
     def answer(deleted: bool | None) -> None:  # noqa: FBT001 - as `QuickBackend` calls it
         if deleted is None:
             done(None)
-        else:
-            done((usual_delete_answer(call.address, backend.backend_id, deleted=deleted),))
+            return
+        record.outcome = outcome_of_delete(deleted=deleted)
+        done((usual_delete_answer(call.address, backend.backend_id, deleted=deleted),))
 
     return quick.delete(call.address, call.if_generation, answer)

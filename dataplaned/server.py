@@ -22,7 +22,6 @@ from dataplane_protocol import (
     MAX_DISCARD,
     PROTOCOL_VERSION,
     SERVE_FD,
-    STALL_TIMEOUT,
     Arguments,
     BodyKind,
     CallCancelledError,
@@ -64,8 +63,10 @@ from dataplane_protocol import (
 )
 
 from . import __version__
+from .calls import GONE, Call, outcome_of_delete, outcome_of_verify
 from .lobby import Lobby
 from .peer import Peer, PeerGoneError, PeerViolationError
+from .roster import UNKNOWN_OPERATION, Seat, fail
 from .threads import open_plain_nursery
 
 _AGENT: Final = f"dataplaned/{__version__}"
@@ -121,21 +122,27 @@ class Session:
 
     Args:
         peer: The connection; closed when `run` returns.
+        seat: The connection's place, whose caller's rights hold; left when `run` returns.
         plane: Where the calls go.
         features: What clients may have that ask for it.
         operations: What clients may call beside the contract's operations, by name.
         lobby: Where to wait between calls, if not here.
+        idle_timeout_s: Seconds after which a connection without a call is closed.
     """
 
     def __init__(
         self,
         peer: Peer,
+        seat: Seat,
         plane: FullDataPlane,
         features: Sequence[str] = FEATURES,
         operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
         lobby: Lobby | None = None,
+        idle_timeout_s: float = math.inf,
     ) -> None:
         self._lobby = lobby
+        self._seat = seat
+        self._idle_timeout_s = idle_timeout_s
         self._features = features
         self._operations = operations
         self._peer = peer
@@ -158,6 +165,7 @@ class Session:
             _log.error("session_failed", exc_info=exc)
         finally:
             self._peer.close()
+            self._seat.leave()
 
     def drain(self) -> None:
         """End the connection as soon as no call is open; at once if it is idle."""
@@ -166,16 +174,16 @@ class Session:
             self._idle_scope.cancel()
 
     async def _greet(self) -> bool:
-        if not await self._is_spoken_to(STALL_TIMEOUT):
+        if not await self._is_spoken_to(self._peer.stall_timeout_s):
             if self._is_draining:
-                await self._refuse(UnavailableError("daemon is stopping"))
+                await self._send_failure(UnavailableError("daemon is stopping"))
             return False
         hello = await self._peer.receive()
         if isinstance(hello, ConnectionClosed):
             return False
         assert isinstance(hello, Hello)  # the half-machines allow nothing else here
         if hello.version != PROTOCOL_VERSION:
-            await self._refuse(
+            await self._send_failure(
                 UnsupportedError(
                     f"version {hello.version} is not supported",
                     details={"versions": [PROTOCOL_VERSION]},
@@ -201,7 +209,7 @@ class Session:
         if self._lobby is None or self._peer.connection.our_state is State.HELLO:
             await self._peer.wait()
             return
-        while not await self._lobby.wait(self._peer):
+        while not await self._lobby.wait(self._peer, self._seat):
             # The rest of an answer: no idleness that `drain` may end.
             scope, self._idle_scope = self._idle_scope, None
             await self._peer.flush()
@@ -210,7 +218,7 @@ class Session:
                 return
 
     async def _next_request(self) -> Request | None:
-        if not await self._is_spoken_to(math.inf):
+        if not await self._is_spoken_to(self._idle_timeout_s):
             return None
         event = await self._peer.receive()
         if isinstance(event, ConnectionClosed):
@@ -220,60 +228,83 @@ class Session:
 
     async def _answer(self, request: Request) -> None:
         """Carry out one call to its end, whatever becomes of it."""
+        is_known = request.op in ARGUMENTS or request.op in self._operations
+        call = self._seat.begin(request.op if is_known else UNKNOWN_OPERATION, request.trace)
         try:
-            await self._carry_out(request)
+            await self._carry_out_or_refuse(request, call)
+        except (PeerGoneError, PeerViolationError) as exc:
+            call.code = GONE
+            call.reason = str(exc)
+            raise
+        except BaseException:
+            call.code = GONE  # the daemon stops, and waits no longer
+            raise
+        finally:
+            self._seat.end(call)
+        await self._discard_body()
+
+    async def _carry_out_or_refuse(self, request: Request, call: Call) -> None:
+        try:
+            self._seat.admit(call)
+            await self._carry_out(request, call)
         except (PeerGoneError, PeerViolationError):
             raise
         except ProtocolError as exc:
             # Of a plane that is itself a client; our own peer has broken nothing.
-            _log.error("plane_failed", op=request.op[:64], exc_info=exc)
-            await self._refuse(InternalError("the data plane behind this daemon failed"))
+            _log.error("plane_failed", op=call.op, exc_info=exc)
+            await self._refuse(call, InternalError("the data plane behind this daemon failed"))
         except DataPlaneError as exc:
-            await self._refuse(exc)
+            await self._refuse(call, exc)
         except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
-            _log.error("call_failed", op=request.op[:64], exc_info=exc)
-            await self._refuse(InternalError("unexpected failure, the daemon's log says more"))
-        await self._discard_body()
+            _log.error("call_failed", op=call.op, exc_info=exc)
+            await self._refuse(
+                call, InternalError("unexpected failure, the daemon's log says more")
+            )
 
-    async def _carry_out(self, request: Request) -> None:
+    async def _carry_out(self, request: Request, call: Call) -> None:
         kind = ARGUMENTS.get(request.op)
         if kind is None:
-            await self._carry_out_further(request)
+            await self._carry_out_further(request, call)
             return
         arguments = kind.from_wire(request.args)
+        _note(arguments, call)
         _require_body(request, is_needed=isinstance(arguments, IngestArguments))
         match arguments:
             case IngestArguments():
-                await self._ingest(arguments)
+                await self._ingest(arguments, call)
             case ServeArguments():
-                await self._serve(arguments, request)
+                await self._serve(arguments, request, call)
             case VerifyArguments():
                 # It may take minutes, and a peer that has gone must not keep the disk busy.
-                result = await self._while_connected(lambda: self._result(arguments))
+                result = await self._while_connected(lambda: self._result(arguments, call))
                 await self._peer.send(Ok(result=result))
             case _:
-                await self._peer.send(Ok(result=await self._result(arguments)))
+                await self._peer.send(Ok(result=await self._result(arguments, call)))
 
-    async def _carry_out_further(self, request: Request) -> None:
+    async def _carry_out_further(self, request: Request, call: Call) -> None:
         operation = self._operations.get(request.op)
         if operation is None:
             raise UnsupportedError("operation is not supported")
         _require_body(request, is_needed=False)
         # As for a verify: what it is, and how long it takes, is not known here.
         result = await self._while_connected(lambda: operation(request.args))
+        _note_result(result, call)
         await self._peer.send(Ok(result=result))
 
-    async def _result(self, arguments: Arguments) -> Mapping[str, object]:
+    async def _result(self, arguments: Arguments, call: Call) -> Mapping[str, object]:
         """Carry out an operation without bodies."""
         plane = self._plane
         match arguments:
             case VerifyArguments(content_address=address, backend_id=backend):
                 verified = await plane.verify_object(address, backend_id=backend)
+                call.outcome = outcome_of_verify(verified=verified.verified)
                 return verify_result_to_wire(verified)
             case DeleteArguments(content_address=address, backend_id=backend):
                 deleted = await plane.delete_object(
                     address, backend_id=backend, if_generation=arguments.if_generation
                 )
+                call.backend_id = deleted.backend_id
+                call.outcome = outcome_of_delete(deleted=deleted.deleted)
                 return deletion_result_to_wire(deleted)
             case HealthArguments(backend_id=backend):
                 return backend_status_to_wire(await plane.backend_health(backend_id=backend))
@@ -293,25 +324,33 @@ class Session:
         async with aclosing(pages):
             return await anext(pages)
 
-    async def _ingest(self, arguments: IngestArguments) -> None:
-        body = _Body(self._peer)
-        result = await self._plane.ingest_stream(
-            body,
-            hints=IngestHints(
-                size_hint=arguments.size_hint,
-                primary_algorithm=arguments.primary_algorithm,
-                backend_id=arguments.backend_id,
-            ),
-            expected_digest=body.stated_digest,
-        )
+    async def _ingest(self, arguments: IngestArguments, call: Call) -> None:
+        body = _Body(self._peer, self._seat)
+        try:
+            result = await self._plane.ingest_stream(
+                body,
+                hints=IngestHints(
+                    size_hint=arguments.size_hint,
+                    primary_algorithm=arguments.primary_algorithm,
+                    backend_id=arguments.backend_id,
+                ),
+                expected_digest=body.stated_digest,
+            )
+        finally:
+            call.received_bytes = self._peer.connection.received_bytes
+        receipt = result.receipt
+        call.backend_id = receipt.backend_id
+        call.address = str(receipt.content_address)
+        call.outcome = receipt.outcome
         await self._peer.send(Ok(result=ingest_result_to_wire(result)))
 
-    async def _serve(self, arguments: ServeArguments, request: Request) -> None:
+    async def _serve(self, arguments: ServeArguments, request: Request, call: Call) -> None:
         address = arguments.content_address
         stream = await self._plane.serve_object(
             address, byte_range=arguments.byte_range, backend_id=arguments.backend_id
         )
         async with stream:
+            self._seat.hold(stream.length)
             result = ServeResult(size_bytes=stream.size, offset=stream.offset, length=stream.length)
             digest = address.to_digest() if stream.length == stream.size else None
             end = End(size_bytes=stream.length, digest=digest)
@@ -320,12 +359,22 @@ class Session:
                 self._peer.queue_descriptor(Ok(result=result.to_wire(), body=BodyKind.FD), fd)
             else:
                 self._peer.queue(Ok(result=result.to_wire(), body=BodyKind.STREAM))
-                if stream.length >= _MIN_LARGE_LENGTH and isinstance(stream, LargeObject):
-                    await self._peer.flush()
-                    await stream.give_out(self._peer.send_payload)
-                async for piece in stream:
-                    await self._peer.send_data(piece)
+                await self._give_out(stream, call)
         await self._peer.send(end)
+        call.sent_bytes = stream.length
+
+    async def _give_out(self, stream: ObjectStream, call: Call) -> None:
+        if stream.length >= _MIN_LARGE_LENGTH and isinstance(stream, LargeObject):
+
+            def send(piece: memoryview) -> None:
+                self._peer.send_payload(piece)
+                call.sent_bytes += len(piece)
+
+            await self._peer.flush()
+            await stream.give_out(send)
+        async for piece in stream:
+            await self._peer.send_data(piece)
+            call.sent_bytes += len(piece)
 
     def _descriptor_of(self, stream: ObjectStream, request: Request) -> int | None:
         """Give the stream's file instead of its bytes, where that is agreed on and pays."""
@@ -343,7 +392,11 @@ class Session:
             nursery.cancel_scope.cancel()
         return result
 
-    async def _refuse(self, error: DataPlaneError) -> None:
+    async def _refuse(self, call: Call, error: DataPlaneError) -> None:
+        fail(call, error)
+        await self._send_failure(error)
+
+    async def _send_failure(self, error: DataPlaneError) -> None:
         failure = Failure.from_error(error)
         if len(failure.message) > _MAX_MESSAGE:
             failure = replace(failure, message=failure.message[:_MAX_MESSAGE])
@@ -375,8 +428,9 @@ class Session:
 class _Body:
     """The body of an ingest as the plane reads it."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, seat: Seat) -> None:
         self._peer = peer
+        self._seat = seat
         self._end: End | None = None
 
     def stated_digest(self) -> Digest | None:
@@ -391,6 +445,8 @@ class _Body:
             raise StopAsyncIteration
         event = await self._peer.receive()
         if isinstance(event, memoryview):
+            # Whoever reads on in a thread has been reckoned with by then.
+            self._seat.hold(self._peer.connection.received_bytes)
             return bytes(event)
         self._finish(event)
         raise StopAsyncIteration
@@ -411,6 +467,20 @@ class _Body:
         assert isinstance(event, End)  # the half-machines allow nothing else here
         event.check_size(self._peer.connection.received_bytes)
         self._end = event
+
+
+def _note(arguments: Arguments, call: Call) -> None:
+    """Note what a call is about."""
+    call.backend_id = getattr(arguments, "backend_id", None)
+    address = getattr(arguments, "content_address", None)
+    call.address = None if address is None else str(address)
+
+
+def _note_result(result: Mapping[str, object], call: Call) -> None:
+    """Note what a call of this daemon's own was about, where its result says that."""
+    backend_id, address = result.get("backend_id"), result.get("content_address")
+    call.backend_id = backend_id if isinstance(backend_id, str) else None
+    call.address = address if isinstance(address, str) else None
 
 
 def _require_body(request: Request, *, is_needed: bool) -> None:

@@ -35,6 +35,7 @@ from dataplane_protocol import (
     resolve_range,
 )
 
+from ..config import BackendConfig
 from ..digests import BLOCK_SIZE, ObjectDigests, count_blocks
 from .quick import QuickBackend
 
@@ -207,6 +208,13 @@ class Backend(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Let go of everything. No call is under way and none follows."""
+
+    def reconfigure(self, config: BackendConfig) -> None:
+        """Take over what can change of its configuration while it is open.
+
+        What that is, `config/changes.py` says: of this type of backend, nothing else differs.
+        """
+        del config
 
     @abstractmethod
     async def sweep(self) -> None:

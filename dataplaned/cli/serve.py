@@ -24,19 +24,26 @@ from .options import socket_option
 def serve(socket_path: str | None, root: str | None, config_path: str | None) -> int:
     """Run the daemon until SIGTERM or ^C.
 
-    Calls in flight are then let finish.
+    Calls in flight are then let finish. SIGHUP has the configuration read again.
     """
-    from ..config import ConfigurationError, load_config
+    from ..config import Config, ConfigurationError, load_config
+
+    def load() -> Config:
+        return load_config(config_path, socket=socket_path, root=root)
 
     try:
-        config = load_config(config_path, socket=socket_path, root=root)
+        config = load()
     except ConfigurationError as error:
         raise CommandError(str(error), ExitCode.CONFIGURATION) from error
 
-    from ..daemon import StartupError, run
+    from ..daemon import InUseError, MisconfiguredError, StartupError, run
 
     try:
-        run(config)
+        run(config, load)
+    except InUseError as error:
+        raise CommandError(str(error), ExitCode.BUSY) from error
+    except MisconfiguredError as error:
+        raise CommandError(str(error), ExitCode.CONFIGURATION) from error
     except StartupError as error:
         raise CommandError(str(error), ExitCode.OTHER) from error
     return ExitCode.OK

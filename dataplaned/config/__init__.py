@@ -4,6 +4,11 @@
 is wrong is named at once.
 """
 
+from .changes import (
+    Changes as Changes,
+    changed_while_running as changed_while_running,
+    changes as changes,
+)
 from .loading import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP, load_config as load_config
 from .values import (
     AccessConfig as AccessConfig,

@@ -28,7 +28,7 @@ from dataplane_protocol import (
     ObjectStatus,
 )
 
-from ...config import FilesystemConfig
+from ...config import BackendConfig, FilesystemConfig
 from ...digests import DIGEST_SIZE
 from ...threads import run_in_thread
 from ..base import Backend, BackendError, Staging, StoredObject, Verification
@@ -65,6 +65,10 @@ class FilesystemBackend(Backend, Maintained):
         self._scrub = Scrub(self._store)
         self._has_given_reserve = False
         self.quick = FilesystemQuick(self._store)
+
+    def reconfigure(self, config: BackendConfig) -> None:
+        if isinstance(config, FilesystemConfig):
+            self._store.reconfigure(config)
 
     async def open(self) -> None:
         path = self._store.config.root

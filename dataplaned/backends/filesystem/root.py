@@ -128,9 +128,7 @@ class Root:
             undo.callback(os.close, self._lock_fd)
             if is_catalog_needed:
                 self._refuse_lost_catalog()
-            if min_free_bytes is None:
-                min_free_bytes = self._share(_MIN_FREE_BYTES)
-            self.min_free_bytes = min_free_bytes
+            self.leave_free(min_free_bytes)
             self._lay_out()
             self._staging_fd = os.open(STAGING, _DIRECTORY, dir_fd=self._fd)
             undo.pop_all()
@@ -139,6 +137,12 @@ class Root:
         """Unlock."""
         for fd in (self._staging_fd, self._lock_fd, self._fd):
             os.close(fd)
+
+    def leave_free(self, min_free_bytes: int | None) -> None:
+        """Set how many bytes of the disk ingests leave free; `None` for what suits it."""
+        if min_free_bytes is None:
+            min_free_bytes = self._share(_MIN_FREE_BYTES)
+        self.min_free_bytes = min_free_bytes
 
     def stage(self) -> StagedFile:
         """Open a new file for bytes that nobody may see yet."""

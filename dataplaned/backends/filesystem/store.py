@@ -66,6 +66,11 @@ class Store:
         self._condemned: set[str | int] = set()
         self._last_call = 0.0
 
+    def reconfigure(self, config: FilesystemConfig) -> None:
+        """Take over what can change while it is open."""
+        self.config = config
+        self.root.leave_free(config.min_free_bytes)
+
     def open(self) -> None:
         """Open the directory and the catalog. What is visible then is durable.
 

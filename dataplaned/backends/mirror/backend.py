@@ -35,7 +35,7 @@ from dataplane_protocol import (
     UnavailableError,
 )
 
-from ...config import MirrorConfig
+from ...config import BackendConfig, MirrorConfig
 from ...digests import ObjectDigests
 from ...paths import default_store_path
 from ...threads import open_plain_nursery, to_the_end
@@ -93,6 +93,12 @@ class MirrorBackend(Backend):
                 for part in opened:
                     await part.aclose()
             raise
+
+    def reconfigure(self, config: BackendConfig) -> None:
+        if isinstance(config, MirrorConfig):
+            first, second = self._sides
+            first.reconfigure(config.first)
+            second.reconfigure(config.second)
 
     async def aclose(self) -> None:
         for part in (*self._sides, self._journal):

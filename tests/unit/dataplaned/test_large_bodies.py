@@ -25,14 +25,17 @@ from dataplane_protocol import (
     data_head,
 )
 from dataplaned import peer as peer_module
+from dataplaned.access import ALL_ROLES, Caller
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.filesystem.staged import StagedFile
-from dataplaned.config import FilesystemConfig
+from dataplaned.config import DaemonConfig, FilesystemConfig
 from dataplaned.digests import BLOCK_SIZE, Digester
 from dataplaned.peer import BufferPool, Peer
 from dataplaned.plane import LocalDataPlane
+from dataplaned.roster import Roster
 from dataplaned.server import Session
 
+CALLER = Caller(pid=1, uid=0, socket="test", roles=ALL_ROLES)
 MIB = 1024 * 1024
 SIZE = 9 * MIB + 12_345
 CONTENT = random.Random(5).randbytes(SIZE)
@@ -106,7 +109,12 @@ async def open_line(path, **limits):
     await backend.open()
     plane = LocalDataPlane({"b": backend}, **limits)
     ours, theirs = socket.socketpair()
-    line = Line(ours, Session(Peer(theirs, BufferPool()), plane), backend, plane)
+    line = Line(
+        ours,
+        Session(Peer(theirs, BufferPool()), Roster(DaemonConfig()).admit(CALLER), plane),
+        backend,
+        plane,
+    )
     try:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
@@ -252,7 +260,7 @@ async def test_an_end_of_the_connection_in_a_large_body_leaves_nothing(line, res
 
 @pytest.mark.trio
 async def test_a_peer_that_stalls_in_a_large_body_is_gone(line, monkeypatch):
-    monkeypatch.setattr(peer_module, "STALL_TIMEOUT", 0.05)
+    line.session._peer.stall_timeout_s = 0.05
     monkeypatch.setattr(peer_module, "_LOOK_UP_S", 0.01)
     await line.begin(5 * MIB)
     await line.is_over.wait()
@@ -361,7 +369,7 @@ async def test_a_client_that_leaves_in_the_middle_costs_nothing(line):
 async def test_a_client_that_reads_nothing_is_gone(line, monkeypatch):
     await line.begin(SIZE)
     await line.end()
-    monkeypatch.setattr(peer_module, "STALL_TIMEOUT", 0.05)
+    line.session._peer.stall_timeout_s = 0.05
     monkeypatch.setattr(peer_module, "_LOOK_UP_S", 0.01)
     await line.send(line.connection.send(SERVE))
     await line.is_over.wait()

@@ -19,12 +19,16 @@ from dataplane_protocol import (
     UsualStat,
     encode_frame,
 )
+from dataplaned.access import ALL_ROLES, Caller
 from dataplaned.backends.memory import MemoryBackend
+from dataplaned.config import DaemonConfig
 from dataplaned.lobby import Lobby
 from dataplaned.peer import BufferPool, Peer
 from dataplaned.plane import LocalDataPlane
+from dataplaned.roster import Roster
 from dataplaned.server import Session
 
+CALLER = Caller(pid=1, uid=0, socket="test", roles=ALL_ROLES)
 ADDRESS = "blake3:" + "ab" * 32
 STAT = Request(op="stat_objects", args={"content_addresses": [ADDRESS]})
 HEALTH = Request(op="backend_health")
@@ -45,7 +49,7 @@ class Answers:
         self.is_slow = False
         self.answer = (ANSWER,)
 
-    def __call__(self, call, done):
+    def __call__(self, _, call, done):
         self.calls.append(call)
         if self.is_slow:
             self.waiting.append(done)
@@ -109,7 +113,7 @@ class House:
         peer = Peer(theirs, BufferPool())
         if send_buffer is not None:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        session = Session(peer, self.plane, lobby=self.lobby)
+        session = Session(peer, Roster(DaemonConfig()).admit(CALLER), self.plane, lobby=self.lobby)
         self.sessions.append(session)
         caller = Caller(trio.socket.from_stdlib_socket(ours))
         self.callers.append(caller)
@@ -177,9 +181,9 @@ async def test_an_answering_that_fails_costs_nobody_anything(house, is_answered_
     caller = await house.caller()
     answer = house.answers.__call__
 
-    def fail(call, done):
+    def fail(seat, call, done):
         if is_answered_first:
-            answer(call, done)
+            answer(seat, call, done)
         raise ZeroDivisionError
 
     house.lobby._answer = fail

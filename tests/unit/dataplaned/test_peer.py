@@ -152,8 +152,8 @@ async def test_a_peer_that_breaks_off_is_gone(pair):
 
 
 @pytest.mark.trio
-async def test_a_peer_that_sends_nothing_that_is_due_is_gone(pair, monkeypatch):
-    monkeypatch.setattr("dataplaned.peer.STALL_TIMEOUT", 0.01)
+async def test_a_peer_that_sends_nothing_that_is_due_is_gone(pair):
+    pair.peer.stall_timeout_s = 0.01
     await pair.start_call(INGEST)
     with pytest.raises(PeerGoneError, match=r"no progress for 0\.01 s"):
         await pair.peer.receive()
@@ -313,8 +313,8 @@ async def test_sending_to_a_peer_that_closed_says_that_it_is_gone(pair):
 
 
 @pytest.mark.trio
-async def test_a_peer_that_takes_nothing_is_gone(pair, monkeypatch):
-    monkeypatch.setattr("dataplaned.peer.STALL_TIMEOUT", 0.01)
+async def test_a_peer_that_takes_nothing_is_gone(pair):
+    pair.peer.stall_timeout_s = 0.01
     await pair.start_call(SERVE)
     pair.peer.queue(Ok(body=BodyKind.STREAM))
     with pytest.raises(PeerGoneError, match="no progress"):

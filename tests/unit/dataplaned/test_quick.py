@@ -20,15 +20,18 @@ from dataplane_protocol import (
     Side,
     read_usual,
 )
+from dataplaned.access import ALL_ROLES, Caller
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
-from dataplaned.config import FilesystemConfig
+from dataplaned.config import DaemonConfig, FilesystemConfig
 from dataplaned.digests import BLOCK_SIZE, Digester
 from dataplaned.peer import BufferPool, Peer
 from dataplaned.plane import LocalDataPlane
 from dataplaned.quick import QuickCalls
+from dataplaned.roster import Roster
 from dataplaned.server import Session
 
+CALLER = Caller(pid=1, uid=0, socket="test", roles=ALL_ROLES)
 SMALL, OTHER = b"a small object", b"another one"
 LARGE = os.urandom(3 * BLOCK_SIZE + 1000)
 ABSENT = b"not there"
@@ -104,7 +107,7 @@ class Stores:
             answers.append(answer if answer is None else b"".join(answer))
             answered.set()
 
-        if not self.quick(usual, done):
+        if not self.quick(Roster(DaemonConfig()).admit(CALLER), usual, done):
             assert not answers
             return None
         await answered.wait()
@@ -114,7 +117,9 @@ class Stores:
     async def ordinarily(self, call):
         """Give the frames of the ordinary answer."""
         ours, theirs = socket.socketpair()
-        session = Session(Peer(theirs, BufferPool()), self.plane)
+        session = Session(
+            Peer(theirs, BufferPool()), Roster(DaemonConfig()).admit(CALLER), self.plane
+        )
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
@@ -296,7 +301,9 @@ async def test_the_limit_of_an_object_holds(tmp_path):
 async def test_a_backend_without_quick_calls_declines_all():
     plane = LocalDataPlane({"m": MemoryBackend("m")})
     for call in (READS["stat"], READS["whole"], INGESTS["created"]):
-        assert not QuickCalls(plane)(read_usual(encoded(call)), lambda _: None)
+        assert not QuickCalls(plane)(
+            Roster(DaemonConfig()).admit(CALLER), read_usual(encoded(call)), lambda _: None
+        )
 
 
 # Nothing stale, ever.

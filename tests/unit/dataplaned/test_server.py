@@ -33,12 +33,16 @@ from dataplane_protocol import (
     data_head,
     encode_frame,
 )
+from dataplaned.access import ALL_ROLES, Caller
 from dataplaned.backends.memory import MemoryBackend
+from dataplaned.config import DaemonConfig
 from dataplaned.digests import BLOCK_SIZE, Digester
 from dataplaned.peer import BufferPool, Peer
 from dataplaned.plane import LocalDataPlane
+from dataplaned.roster import Roster
 from dataplaned.server import Session, turn_away
 
+CALLER = Caller(pid=1, uid=0, socket="test", roles=ALL_ROLES)
 HEALTH = Request(op="backend_health")
 INGEST = Request(op="ingest_stream", body=BodyKind.STREAM)
 CONTENT = random.Random(1).randbytes(6 * BLOCK_SIZE + 5)
@@ -151,10 +155,12 @@ def socketpair():
 
 
 @asynccontextmanager
-async def serving(plane, **more):
+async def serving(plane, *, stall_timeout_s=60.0, **more):
     ours, theirs = socketpair()
     buffers = BufferPool()
-    session = Session(Peer(theirs, buffers), plane, **more)
+    session = Session(
+        Peer(theirs, buffers, stall_timeout_s), Roster(DaemonConfig()).admit(CALLER), plane, **more
+    )
     served = Served(Client(trio.SocketStream(ours)), session, buffers)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -210,9 +216,8 @@ async def test_a_peer_that_leaves_without_a_word_is_no_trouble(plane):
 
 
 @pytest.mark.trio
-async def test_a_peer_that_says_nothing_is_let_go(plane, monkeypatch):
-    monkeypatch.setattr("dataplaned.server.STALL_TIMEOUT", 0.01)
-    async with serving(plane) as served:
+async def test_a_peer_that_says_nothing_is_let_go(plane):
+    async with serving(plane, stall_timeout_s=0.01) as served:
         await served.client.assert_closed()
 
 
@@ -476,9 +481,8 @@ async def test_a_body_that_breaks_the_contract_is_told_and_not_stored(plane):
 
 
 @pytest.mark.trio
-async def test_a_body_that_stalls_is_not_stored(plane, monkeypatch):
-    monkeypatch.setattr("dataplaned.peer.STALL_TIMEOUT", 0.01)
-    async with serving(plane) as served:
+async def test_a_body_that_stalls_is_not_stored(plane):
+    async with serving(plane, stall_timeout_s=0.01) as served:
         await served.client.greet()
         await served.client.send(INGEST, b"half")
         await served.client.assert_closed()
@@ -486,11 +490,10 @@ async def test_a_body_that_stalls_is_not_stored(plane, monkeypatch):
 
 
 @pytest.mark.trio
-async def test_a_reader_that_stalls_is_let_go(plane, monkeypatch):
-    monkeypatch.setattr("dataplaned.peer.STALL_TIMEOUT", 0.01)
+async def test_a_reader_that_stalls_is_let_go(plane):
     content = bytes(5_000_000)
     await store(plane, content)
-    async with serving(plane) as served:
+    async with serving(plane, stall_timeout_s=0.01) as served:
         await served.client.greet()
         await served.client.send(serve(content))
         await served.is_over.wait()
@@ -807,7 +810,7 @@ async def test_draining_tells_a_peer_that_has_not_said_hello(plane):
 @pytest.mark.trio
 async def test_draining_before_the_session_runs_ends_it_too(plane):
     ours, theirs = socketpair()
-    session = Session(Peer(theirs, BufferPool()), plane)
+    session = Session(Peer(theirs, BufferPool()), Roster(DaemonConfig()).admit(CALLER), plane)
     session.drain()
     with trio.fail_after(10), ours:
         await session.run()
