@@ -25,7 +25,7 @@ from .roster import Roster
 from .sockets import NoSocketError, access_by_socket, open_sockets
 from .stores import look_after, open_backends
 from .systemd import Notifier, PassedOnError, take_sockets
-from .telemetry import set_up_logging
+from .telemetry import Audit, CallLog, set_up_logging
 from .watchdog import Watchdog
 
 #: Descriptors beside those of connections: of files, of the catalog, of the loop.
@@ -56,7 +56,7 @@ def run(config: Config, load: Callable[[], Config] | None = None) -> None:
     Raises:
         StartupError: A store or a socket cannot be used.
     """
-    set_up_logging()
+    set_up_logging(config.log)
     try:
         sockets = take_sockets()
     except PassedOnError as exc:
@@ -86,8 +86,11 @@ async def serve(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         try:
             async with open_backends(config.backend) as backends:
-                with open_sockets(config, passed_on or {}) as listeners:
-                    daemon = _Daemon(config, load, backends, listeners, notifier)
+                with (
+                    open_sockets(config, passed_on or {}) as listeners,
+                    contextlib.closing(_open_audit(config)) as audit,
+                ):
+                    daemon = _Daemon(config, load, backends, listeners, notifier, audit)
                     with contextlib.closing(daemon):
                         await daemon.run(signals, task_status)
         except SocketInUseError as exc:
@@ -113,12 +116,13 @@ class _Daemon:
         backends: Mapping[str, Backend],
         listeners: Sequence[Listener],
         notifier: Notifier,
+        audit: Audit,
     ) -> None:
         plane = LocalDataPlane(backends, max_object_size=config.daemon.max_object_size)
         self._notifier = notifier
         self._backends = backends
         self._listeners = listeners
-        self._roster = Roster(config.daemon)
+        self._roster = Roster(config.daemon, (CallLog(), audit))
         self._lobby = Lobby(QuickCalls(plane))
         services = Services(
             plane=plane,
@@ -128,7 +132,9 @@ class _Daemon:
             lobby=self._lobby,
         )
         self._door = Door(listeners, services)
-        self._reloader = Reloader(config, load or (lambda: config), listeners, services, backends)
+        self._reloader = Reloader(
+            config, load or (lambda: config), listeners, services, backends, audit
+        )
 
     def close(self) -> None:
         """Let go."""
@@ -170,6 +176,13 @@ class _Daemon:
         roster = self._roster
         state = "stopping: " if roster.is_draining else ""
         return f"{state}{len(roster)} connections, {roster.calls_in_flight} calls"
+
+
+def _open_audit(config: Config) -> Audit:
+    try:
+        return Audit(config.log.audit)
+    except OSError as exc:
+        raise MisconfiguredError(f"log.audit: {config.log.audit}: {exc.strerror}") from exc
 
 
 async def _stop_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

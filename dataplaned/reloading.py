@@ -10,7 +10,7 @@ from .config import Config, ConfigurationError, changed_while_running, changes
 from .door import Services
 from .listening import Listener
 from .sockets import access_by_socket
-from .telemetry import set_level
+from .telemetry import Audit, set_level
 
 _log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ class Reloader:
         listeners: The sockets, whose callers' rights may change.
         services: What sessions use.
         backends: Whose settings may change, by id.
+        audit: Whose file may have been moved away.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Reloader:
         listeners: Sequence[Listener],
         services: Services,
         backends: Mapping[str, Backend],
+        audit: Audit,
     ) -> None:
         self.config = config
         self._load = load
         self._listeners = listeners
         self._services = services
         self._backends = backends
+        self._audit = audit
 
     def reload(self) -> None:
         """Do it. A configuration that cannot be used changes nothing, and is told in the log."""
@@ -64,3 +67,7 @@ class Reloader:
         for backend_id, backend in self._backends.items():
             backend.reconfigure(config.backend[backend_id])
         set_level(config.log.level)
+        try:
+            self._audit.reopen()
+        except OSError as exc:
+            _log.error("audit_not_reopened", path=config.log.audit, reason=exc.strerror)

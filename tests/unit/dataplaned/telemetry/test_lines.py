@@ -5,6 +5,7 @@ import sys
 import pytest
 import structlog
 
+from dataplaned.config import LogConfig
 from dataplaned.telemetry import set_up_logging
 
 HOSTILE = '\x1b[2J\u202e\n{"event":"forged"}\x00'
@@ -15,15 +16,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    yield
-    structlog.reset_defaults()
-
-
 def log_to(stream, monkeypatch, **options):
     monkeypatch.setattr(sys, "stderr", stream)
-    set_up_logging(**options)
+    set_up_logging(LogConfig(**options))
     return structlog.get_logger()
 
 

@@ -1,0 +1,6 @@
+"""What the daemon says of itself: log lines, the audit, traces. Client text is never raw."""
+
+from .audit import Audit as Audit
+from .calllog import CallLog as CallLog
+from .lines import set_level as set_level, set_up_logging as set_up_logging
+from .traceparent import Traceparent as Traceparent, parse_traceparent as parse_traceparent
