@@ -18,7 +18,10 @@ from .door import Door, Services
 from .listening import Listener, SocketInUseError
 from .lobby import Lobby
 from .maintenance import Maintenance
+from .metrics import CallMeasures
+from .metrics.endpoint import serve_pages
 from .plane import LocalDataPlane
+from .probing import Probes
 from .quick import QuickCalls
 from .reloading import Reloader
 from .roster import Roster
@@ -26,7 +29,8 @@ from .sockets import NoSocketError, access_by_socket, open_sockets
 from .stores import look_after, open_backends
 from .systemd import Notifier, PassedOnError, take_sockets
 from .telemetry import Audit, CallLog, set_up_logging
-from .watchdog import Watchdog
+from .watchdog import feed_watchdog
+from .watching import Watching
 
 #: Descriptors beside those of connections: of files, of the catalog, of the loop.
 _OTHER_DESCRIPTORS: Final = 128
@@ -122,13 +126,18 @@ class _Daemon:
         self._notifier = notifier
         self._backends = backends
         self._listeners = listeners
-        self._roster = Roster(config.daemon, (CallLog(), audit))
+        calls = CallMeasures(backends)
+        self._roster = Roster(config.daemon, (CallLog(), audit, calls))
+        self._probes = Probes(backends)
+        self._watching = Watching(
+            self._probes, self._roster, [each.name for each in listeners], calls, audit
+        )
         self._lobby = Lobby(QuickCalls(plane))
         services = Services(
             plane=plane,
             roster=self._roster,
             access=access_by_socket(config, listeners),
-            operations=Maintenance(backends).operations,
+            operations=Maintenance(backends).operations | self._watching.operations,
             lobby=self._lobby,
         )
         self._door = Door(listeners, services)
@@ -143,13 +152,17 @@ class _Daemon:
     async def run(self, signals: AsyncIterator[int], task_status: trio.TaskStatus[None]) -> None:
         """Serve, until a signal to stop and the drain that follows."""
         notifier = self._notifier
-        watchdog = Watchdog(notifier, self._backends, self._describe)
+        listen = self._reloader.config.metrics.listen
         async with trio.open_nursery() as nursery:
             for backend in self._backends.values():
                 nursery.start_soon(look_after, backend)
             nursery.start_soon(self._lobby.run)
             nursery.start_soon(self._door.run, nursery)
-            nursery.start_soon(watchdog.run)
+            nursery.start_soon(self._probes.run)
+            nursery.start_soon(self._watching.measure_lag)
+            nursery.start_soon(feed_watchdog, notifier, self._probes, self._describe)
+            if listen is not None:
+                await nursery.start(serve_pages, listen, self._watching.pages)
             _log.info(
                 "listening",
                 sockets={each.name: each.socket.getsockname() for each in self._listeners},

@@ -38,7 +38,7 @@ from .backends.base import Backend, Staging, StoredObject
 from .digests import BLOCK_SIZE, Digester, ObjectDigests, count_blocks
 from .intake import AreaPool, BlockingSource, take_in
 from .outlet import give_out
-from .threads import HASH_THREADS, LARGE_BODIES, open_plain_nursery, run_in_thread
+from .threads import HASH_THREADS, LARGE_BODIES, make_limiter, open_plain_nursery, run_in_thread
 
 #: Bytes that are hashed and staged in one go. Two such batches are held for each ingest.
 _BATCH_SIZE: Final = 1024 * 1024
@@ -67,9 +67,9 @@ class LocalDataPlane:
         self._backends = dict(backends)
         self._default = next(iter(self._backends))
         self.max_object_size = max_object_size
-        self._hash_limiter = trio.CapacityLimiter(HASH_THREADS)
+        self._hash_limiter = make_limiter("hash", HASH_THREADS)
         self._areas = AreaPool(LARGE_BODIES)
-        self._body_limiter = trio.CapacityLimiter(LARGE_BODIES)
+        self._body_limiter = make_limiter("large_bodies", LARGE_BODIES)
 
     async def ingest_stream(
         self,

@@ -8,7 +8,7 @@ for it. Everything here is called on the event loop.
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -17,6 +17,7 @@ from dataplane_protocol import AccessDeniedError, DataPlaneError, UnavailableErr
 from .access import Access, Caller, Role, name_of, role_for
 from .calls import Call, CallObserver
 from .config import DaemonConfig
+from .reports import ConnectionStatus
 
 #: What a call is that this daemon does not have, in place of text that a caller chose.
 UNKNOWN_OPERATION: Final = "unknown"
@@ -28,35 +29,6 @@ BODY_HOLD: Final = 8 * 1024 * 1024
 
 #: Bytes of a body from which on it is reckoned with all that it may come to hold.
 _LARGE: Final = 512 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionStatus:
-    """What is known of one connection.
-
-    Attributes:
-        number: From 1 on, of this run.
-        uid: User of the peer.
-        pid: Its process at the connect; it may be another's by now.
-        socket: Name of the socket that it came by.
-        since: When it was accepted.
-        calls: How many calls have ended on it.
-        op: The call that is open, if one is.
-        op_since: When that began.
-        received_bytes: Of the bodies of calls that have ended.
-        sent_bytes: Likewise.
-    """
-
-    number: int
-    uid: int
-    pid: int
-    socket: str
-    since: datetime
-    calls: int
-    op: str | None
-    op_since: datetime | None
-    received_bytes: int
-    sent_bytes: int
 
 
 class Roster:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar, cast
+from weakref import WeakSet
 
 import structlog
 import trio
@@ -25,6 +26,21 @@ LARGE_BODIES: Final = 6
 
 #: Threads of one backend that wait for its disk.
 DISK_THREADS: Final = 32
+
+
+_limiters: Final[dict[str, WeakSet[trio.CapacityLimiter]]] = {}
+
+
+def make_limiter(purpose: str, threads: int) -> trio.CapacityLimiter:
+    """Make a limiter that is known by what it is for."""
+    limiter = trio.CapacityLimiter(threads)
+    _limiters.setdefault(purpose, WeakSet()).add(limiter)
+    return limiter
+
+
+def limiters() -> dict[str, list[trio.CapacityLimiter]]:
+    """Give every limiter that is in use, by what it is for."""
+    return {purpose: list(several) for purpose, several in _limiters.items()}
 
 
 async def run_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:

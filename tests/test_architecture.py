@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "click",
         "dataplane_client",
         "dataplane_protocol",
+        "h11",
+        "prometheus_client",
         "rich",
         "structlog",
         "trio",
@@ -64,12 +66,13 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("daemon",),
-    ("reloading",),
+    ("reloading", "watching"),
     ("door", "sockets"),
     ("server", "quick"),
     ("lobby",),
     ("plane", "peer", "listening", "maintenance", "roster", "watchdog", "stores"),
-    ("operations", "outlet"),
+    ("operations", "outlet", "probing"),
+    ("reports",),
     ("intake",),
     ("backends",),
     ("telemetry",),
@@ -91,6 +94,8 @@ ONLY_IN = {
 #: What the daemon may do without, and in which files it may not.
 ONLY_IN_FILES = {
     "asyncio": {"backends/objectstore/bridge.py", "backends/objectstore/engine.py"},
+    "h11": {"metrics/endpoint.py"},
+    "prometheus_client": {"metrics/page.py"},
     "obstore": {"backends/objectstore/engine.py"},
     "pytest": {"backends/suite.py"},
 }

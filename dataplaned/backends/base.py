@@ -21,7 +21,7 @@ on to its end first, shielded.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -275,6 +275,16 @@ class Backend(ABC):
     @abstractmethod
     async def health(self) -> BackendStatus:
         """Probe: really write, read back and remove. Never raises for a backend that fails."""
+
+    async def figures(self) -> Mapping[str, float]:
+        """Give what it can tell in numbers beside its health, cheaply, by names for metrics.
+
+        `stored_bytes` are the bytes of all its objects.
+
+        Raises:
+            UnavailableError: It cannot tell now.
+        """
+        return {}
 
 
 class BackendError(Exception):

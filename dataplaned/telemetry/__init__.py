@@ -2,5 +2,9 @@
 
 from .audit import Audit as Audit
 from .calllog import CallLog as CallLog
-from .lines import set_level as set_level, set_up_logging as set_up_logging
+from .lines import (
+    lines_lost as lines_lost,
+    set_level as set_level,
+    set_up_logging as set_up_logging,
+)
 from .traceparent import Traceparent as Traceparent, parse_traceparent as parse_traceparent

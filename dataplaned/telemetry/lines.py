@@ -170,6 +170,11 @@ def current_sink() -> Sink | None:
     return _state.sink
 
 
+def lines_lost() -> int:
+    """Give how many lines could not be written."""
+    return 0 if _state.sink is None else _state.sink.lost
+
+
 class _Human(_Stream):
     """Lines for people."""
 

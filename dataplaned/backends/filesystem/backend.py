@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 import trio
@@ -186,6 +186,14 @@ class FilesystemBackend(Backend, Maintained):
             object_count=count,
             message=reason,
         )
+
+    async def figures(self) -> Mapping[str, float]:
+        _, stored = await self._store.run(self._store.catalog.totals)
+        return {
+            "stored_bytes": stored,
+            "read_only": self._store.read_only_reason is not None,
+            "min_free_bytes": self._store.root.min_free_bytes,
+        }
 
     # Maintenance.
 

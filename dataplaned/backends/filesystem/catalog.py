@@ -18,6 +18,7 @@ from typing import Final, TypeVar, cast
 import trio
 
 from ...digests import DIGEST_SIZE
+from ...metrics import StoreMeasures
 from . import changes, schema
 from .glance import Glance
 from .hot import HotObject, HotObjects
@@ -96,6 +97,10 @@ class Catalog(Lookups):
         self._residency = Residency(self._fds)
         self._glance = Glance()
         self._writer = Writer(writing, self.hot)
+
+    def count_in(self, measures: StoreMeasures) -> None:
+        """Have transactions counted there."""
+        self._writer.measures = measures
 
     def close(self) -> None:
         """Commit what was submitted and close. SQLite folds the WAL into the file."""

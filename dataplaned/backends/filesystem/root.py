@@ -25,6 +25,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Final
 
 from dataplane_protocol import NoSpaceError
 
+from ...metrics import StoreMeasures
 from ..base import BackendError
 from .errors import is_full
 from .staged import StagedFile
@@ -102,6 +104,7 @@ class Root:
     Attributes:
         run: Names this opening; no other has it.
         min_free_bytes: Bytes of the disk that ingests leave free.
+        measures: What syncs are counted in; may be set.
         last_run: The opening before, as far as the lock tells; empty when it does not.
 
     Raises:
@@ -114,6 +117,7 @@ class Root:
         self, path: str, *, min_free_bytes: int | None = None, is_catalog_needed: bool = True
     ) -> None:
         self.path = path
+        self.measures = StoreMeasures()
         _make_root(path)
         self.run = new_run()
         self.last_run = ""
@@ -177,10 +181,20 @@ class Root:
             os.rename(staged_name, name, src_dir_fd=self._staging_fd, dst_dir_fd=shard_fd)
             try:
                 # Without this the catalog's row may survive a crash that the name does not.
-                os.fsync(shard_fd)
+                self.sync_measured("directory", shard_fd)
             except OSError:
                 self.remove_files([name])
                 raise
+
+    def sync_measured(self, kind: str, fd: int) -> None:
+        """Sync a descriptor of an ingest, and count how long that took.
+
+        Raises:
+            OSError: As fsync(2).
+        """
+        began = time.perf_counter()
+        os.fsync(fd)
+        self.measures.add_sync(kind, time.perf_counter() - began)
 
     def open_file(self, name: str) -> int:
         """Open an object's file for reading.

@@ -91,7 +91,8 @@ class StagedFile:
         if os.fstat(self._fd).st_size != self._size:
             os.ftruncate(self._fd, self._size)  # more was allocated than came
         os.fchmod(self._fd, 0o400)
-        os.fsync(self._fd)  # before it has a name: no crash may show a torn object
+        # Before it has a name: no crash may show a torn object.
+        self._root.sync_measured("data", self._fd)
         name = f"{blake3.hex()}.{self._name}"
         self._root.adopt(self._name, name)
         self._close()

@@ -19,7 +19,8 @@ from dataplane_protocol import (
 
 from ...config import FilesystemConfig
 from ...digests import BLOCK_SIZE, ObjectDigests, count_blocks
-from ...threads import DISK_THREADS, Mailbox, run_in_thread, wait_for
+from ...metrics import store_measures
+from ...threads import DISK_THREADS, Mailbox, make_limiter, run_in_thread, wait_for
 from . import changes, schema
 from .catalog import Catalog
 from .errors import describe, is_full, leaves_no_doubt, translated
@@ -60,9 +61,10 @@ class Store:
     def __init__(self, backend_id: str, config: FilesystemConfig) -> None:
         self.backend_id = backend_id
         self.config = config
-        self.limiter = trio.CapacityLimiter(DISK_THREADS)
+        self.limiter = make_limiter("disk", DISK_THREADS)
         self.mailbox = Mailbox()
         self.read_only_reason: str | None = None
+        self.measures = store_measures(backend_id)
         self._condemned: set[str | int] = set()
         self._last_call = 0.0
 
@@ -92,6 +94,8 @@ class Store:
             raise
         self.root = root
         self.catalog = catalog
+        root.measures = self.measures
+        catalog.count_in(self.measures)
 
     def close(self) -> None:
         """Commit what was submitted, and let go."""
@@ -234,6 +238,7 @@ class Store:
             self._condemned.add(row.copy)
         if marked is not False:
             name = f"{BLAKE3}:{row.blake3.hex()}"
+            self.measures.add_rotten()
             _log.error("rotten", backend=self.backend_id, object=name, reason=reason)
 
     async def _note(self, change: Change[T]) -> T | None:

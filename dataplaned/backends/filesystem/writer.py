@@ -9,11 +9,13 @@ import copy
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, TypeAlias, TypeVar
 
+from ...metrics import StoreMeasures
 from .errors import leaves_no_doubt
 from .hot import HotObject, HotObjects
 
@@ -50,6 +52,9 @@ class Writer:
     Args:
         connection: For this alone. Closed by whoever opened it, after `close`.
         hot: Told of every transaction before anybody else is, if the connection is a catalog's.
+
+    Attributes:
+        measures: What transactions are counted in; may be set.
     """
 
     def __init__(self, connection: sqlite3.Connection, hot: HotObjects | None = None) -> None:
@@ -61,6 +66,7 @@ class Writer:
             self._watch()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._doubt: sqlite3.Error | None = None
+        self.measures = StoreMeasures()
         self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
         self._thread.start()
 
@@ -107,6 +113,7 @@ class Writer:
         if self._doubt is not None:
             _fail(jobs, self._doubt)
             return
+        began = time.perf_counter()
         try:
             outcomes = self._transact(jobs)
         except sqlite3.Error as exc:
@@ -121,6 +128,7 @@ class Writer:
                 for job in jobs:
                     self._commit([job])
             return
+        self.measures.add_commit(time.perf_counter() - began, len(jobs))
         self._tell_hot(jobs, outcomes)
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.done(outcome.result, outcome.error)

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -260,6 +260,10 @@ class MirrorBackend(Backend):
             object_count=first.object_count,
             message="; ".join(messages) or None,
         )
+
+    async def figures(self) -> Mapping[str, float]:
+        behind = (self._journal.count(FIRST), self._journal.count(SECOND))
+        return {"first_behind_objects": behind[0], "second_behind_objects": behind[1]}
 
     async def publish(self, stagings: Sequence[Staging], digests: ObjectDigests) -> Published:
         """Publish what was staged on one side or on both, and say what is left to do."""

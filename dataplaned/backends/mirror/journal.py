@@ -14,11 +14,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
 
-import trio
-
 from dataplane_protocol import UnavailableError
 
-from ...threads import run_in_thread, to_the_end
+from ...threads import make_limiter, run_in_thread, to_the_end
 from ..base import BackendError
 
 T = TypeVar("T")
@@ -69,7 +67,7 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._limiter = trio.CapacityLimiter(1)
+        self._limiter = make_limiter("mirror_journal", 1)
         self._deletions: set[tuple[int, bytes]] = set()
         self._counts: Counter[int] = Counter()
         self._oldest: dict[int, int] = {}

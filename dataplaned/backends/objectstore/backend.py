@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -32,7 +32,7 @@ from dataplane_protocol import (
 from ...config import ObjectStoreConfig
 from ...digests import BLOCK_SIZE, Digester, ObjectDigests, count_blocks
 from ...paths import default_store_path
-from ...threads import open_plain_nursery, run_in_thread, to_the_end
+from ...threads import make_limiter, open_plain_nursery, run_in_thread, to_the_end
 from ..base import (
     Backend,
     BackendError,
@@ -80,7 +80,7 @@ class ObjectStoreBackend(Backend):
         self._spool = Spool(path, config.spool_size)
         self._uploads = Uploads(config.parallel_parts)
         self._ahead = trio.CapacityLimiter(CHUNKS_AHEAD)
-        self._threads = trio.CapacityLimiter(8)
+        self._threads = make_limiter("bucket", 8)
         self._reclaimer = Reclaimer(backend_id, self._bucket)
 
     async def open(self) -> None:
@@ -102,6 +102,9 @@ class ObjectStoreBackend(Backend):
 
     async def sweep(self) -> None:
         """Nothing: what others left unfinished cannot be told from what they are about."""
+
+    async def figures(self) -> Mapping[str, float]:
+        return {"spool_bytes": self._spool.used}
 
     async def scrub(self) -> None:
         """Look after what nobody has any more; the bytes of objects the engine looks after."""

@@ -15,7 +15,7 @@ from dataplane_protocol import (
 )
 
 from ...digests import BLOCK_SIZE, ObjectDigests, count_blocks, find_bad_block
-from ...threads import open_plain_nursery, run_in_thread, to_the_end
+from ...threads import make_limiter, open_plain_nursery, run_in_thread, to_the_end
 from ..base import Published, Staging
 from . import names
 from .bucket import Bucket, Found, moment, now_ms
@@ -30,7 +30,7 @@ class Uploads:
     """What the ingests of one backend share: threads, and how many parts are sent at a time."""
 
     def __init__(self, parallel_parts: int) -> None:
-        self.threads = trio.CapacityLimiter(4)
+        self.threads = make_limiter("spool", 4)
         self.parts = trio.CapacityLimiter(parallel_parts)
 
 

@@ -49,6 +49,11 @@ class Spool:
         except OSError as exc:
             raise BackendError(f"spool {self._path} cannot be used: {exc.strerror}") from exc
 
+    @property
+    def used(self) -> int:
+        """Bytes in it."""
+        return self._used
+
     def require_room(self, size: int) -> None:
         """Refuse what cannot fit.
 
