@@ -10,10 +10,13 @@ import click
 
 from .. import __version__
 from .backup import backup
+from .bench import bench
 from .completion import completion
 from .config import config
+from .connections import connections
 from .copy import copy
 from .delete import delete
+from .doctor import doctor
 from .exits import ExitCode, code_of, complain, explain, is_foreseen
 from .fsck import fsck
 from .get import get
@@ -21,12 +24,14 @@ from .hash import hash_files
 from .health import health
 from .ingest import ingest
 from .listing import list_objects, stat
+from .metrics import metrics
 from .output import is_terminal, settle_stdout
 from .ping import ping
 from .quarantine import quarantine
 from .scrub import scrub
 from .selftest import selftest
 from .serve import serve
+from .status import backends, status
 from .verify import verify
 
 
@@ -75,8 +80,14 @@ for _command in (
     list_objects,
     verify,
     delete,
+    status,
+    backends,
+    connections,
+    metrics,
     health,
     ping,
+    doctor,
+    bench,
     scrub,
     quarantine,
     copy,
