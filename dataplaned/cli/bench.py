@@ -1,7 +1,9 @@
 """`dataplaned bench`: how fast a running daemon is, with objects that are deleted again."""
 
 import math
+import queue
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .exits import CommandError, ExitCode, complain, explain
+from .exits import CommandError, ExitCode, code_of, complain, explain
 from .options import backend_option, json_option, open_client, parse_size, socket_option
 from .output import emit, emit_json, format_size
 
@@ -201,37 +203,42 @@ class _Trial:
         times: list[float] = []
         errors: list[Exception] = []
         stop = threading.Event()
+        # To join a thread is no way to wait for its end: after an interrupt of that, it returns
+        # while the thread still runs.
+        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
         def work(own: range) -> None:
-            for index in own:
-                if stop.is_set():
-                    return
-                began = time.perf_counter()
-                try:
+            try:
+                for index in own:
+                    if stop.is_set():
+                        return
+                    began = time.perf_counter()
                     call(index)
-                except Exception as error:  # noqa: BLE001 - raised by whoever waits
-                    errors.append(error)
-                    stop.set()
-                    return
-                times.append(time.perf_counter() - began)
+                    times.append(time.perf_counter() - began)
+            except Exception as error:  # noqa: BLE001 - raised by whoever waits
+                errors.append(error)
+                stop.set()
+            finally:
+                ended.put(None)
 
-        threads = [
-            threading.Thread(target=work, args=(indices[job :: self._jobs],))
-            for job in range(self._jobs)
-        ]
         began = time.perf_counter()
-        for thread in threads:
-            thread.start()
+        # An interrupt waits until all have started, and then comes to this thread.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        for job in range(self._jobs):
+            threading.Thread(target=work, args=(indices[job :: self._jobs],)).start()
+        running = self._jobs
         try:
-            for thread in threads:
-                thread.join()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            while running:
+                ended.get()
+                running -= 1
         except KeyboardInterrupt:
             stop.set()
-            for thread in threads:
-                thread.join()
+            for _ in range(running):
+                ended.get()
             raise
         if errors:
-            raise CommandError(f"{name}: {explain(errors[0])}", ExitCode.OTHER) from errors[0]
+            raise CommandError(f"{name}: {explain(errors[0])}", code_of(errors[0])) from errors[0]
         return _Result(
             name=name,
             seconds=max(time.perf_counter() - began, 1e-9),

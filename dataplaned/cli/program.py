@@ -24,6 +24,7 @@ from .hash import hash_files
 from .health import health
 from .ingest import ingest
 from .listing import list_objects, stat
+from .man import man
 from .metrics import metrics
 from .output import is_terminal, settle_stdout
 from .ping import ping
@@ -66,8 +67,8 @@ Exit codes:
 def program() -> None:
     """Store, serve and verify content-addressed objects.
 
-    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, config, fsck, hash and
-    completion asks a running daemon.
+    An ADDRESS is blake3:HEX or sha256:HEX. Every command but serve, config, fsck, hash,
+    completion and man asks a running daemon.
     """
 
 
@@ -96,6 +97,7 @@ for _command in (
     hash_files,
     selftest,
     completion,
+    man,
 ):
     program.add_command(_command)
 
