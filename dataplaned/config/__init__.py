@@ -1,4 +1,4 @@
-"""The configuration: TOML and command line into frozen values, once.
+"""The configuration: files, environment and command line into frozen values, once.
 
 `example.toml` has every key. Whatever is wrong is named with its file and key, and everything that
 is wrong is named at once.
@@ -9,7 +9,12 @@ from .changes import (
     changed_while_running as changed_while_running,
     changes as changes,
 )
-from .loading import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP, load_config as load_config
+from .loading import (
+    ENTRY_POINT_GROUP as ENTRY_POINT_GROUP,
+    Loaded as Loaded,
+    load as load,
+    load_config as load_config,
+)
 from .values import (
     AccessConfig as AccessConfig,
     BackendConfig as BackendConfig,
@@ -28,4 +33,4 @@ from .values import (
     SocketConfig as SocketConfig,
     ThirdPartyConfig as ThirdPartyConfig,
 )
-from .writing import example as example, to_toml as to_toml
+from .writing import annotated as annotated, example as example, to_toml as to_toml

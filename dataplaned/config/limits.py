@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .values import BackendConfig, Config, FilesystemConfig, MirrorConfig, ObjectStoreConfig
+from .values import (
+    AccessConfig,
+    BackendConfig,
+    Config,
+    DaemonConfig,
+    FilesystemConfig,
+    MirrorConfig,
+    ObjectStoreConfig,
+    SocketConfig,
+)
 
 _BACKEND_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -40,6 +49,35 @@ _OBJECT_STORE_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "reclaim_after_s": (900, 366 * 86_400),
     "reclaim_interval_s": (0, 366 * 86_400),
 }
+
+#: The same for the daemon. One call can hold 8 MiB.
+_DAEMON_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "max_connections": (1, math.inf),
+    "max_connections_per_user": (1, math.inf),
+    "max_calls": (1, math.inf),
+    "max_bytes_in_flight": (16 * 1024**2, math.inf),
+    "idle_timeout_s": (0, 366 * 86_400),
+    "stall_timeout_s": (1, 3600),
+    "drain_timeout_s": (0, 86_400),
+    "max_object_size": (0, math.inf),
+}
+
+#: As systemd has them for descriptors.
+_SOCKET_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_MODE: Final = re.compile(r"0?[0-7]{3}")
+
+#: A name as useradd(8) and its like make them, or a number.
+_PRINCIPAL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,255}\$?|[0-9]{1,10}")
+
+#: The last number is what calls take for none.
+_MAX_ID: Final = 2**32 - 2
+
+_NOBODY: Final = frozenset({"nobody", "nogroup", "65534"})
+
+_LOOPBACK: Final = re.compile(
+    r"(?:127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|\[::1\]|localhost):([0-9]{1,5})"
+)
 
 _OBJECT_STORE_URL: Final = re.compile(r"(s3a?|gs|az|azure)://[^:@/?#]+(/[^?#]*)?")
 _ENDPOINT: Final = re.compile(r"https?://[^@?#\s]+")
@@ -84,19 +122,80 @@ def problems_of(config: Config) -> list[str]:
         for key, limit in _FILESYSTEM_LIMITS.items()
         if not 0 <= (getattr(backend, key) or 0) <= limit
     ]
-    if len(os.fsencode(daemon.socket)) > _MAX_SOCKET_PATH:
-        problems.append(f"daemon.socket: longer than {_MAX_SOCKET_PATH} bytes")
-    if "\0" in daemon.socket:
-        problems.append("daemon.socket: must not have a zero byte")
-    if daemon.max_connections < 1:
-        problems.append(f"daemon.max_connections: is {daemon.max_connections}, must be 1 or more")
-    if not 0 <= daemon.drain_timeout_s <= 86_400:
-        problems.append(
-            f"daemon.drain_timeout_s: is {daemon.drain_timeout_s}, must be from 0 to 86400"
-        )
-    if daemon.max_object_size is not None and daemon.max_object_size < 0:
-        problems.append(f"daemon.max_object_size: is {daemon.max_object_size}, must be 0 or more")
+    problems += [f"daemon.socket: {problem}" for problem in _problems_of_path(daemon.socket)]
+    problems += [f"daemon.{problem}" for problem in _problems_of_daemon(daemon)]
+    problems += _problems_of_sockets(config)
+    problems += _problems_of_access("access", config.access)
+    problems += _problems_of_places(config)
     return problems
+
+
+def _problems_of_path(path: str) -> Iterator[str]:
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        yield f"longer than {_MAX_SOCKET_PATH} bytes"
+    if "\0" in path:
+        yield "must not have a zero byte"
+
+
+def _problems_of_daemon(daemon: DaemonConfig) -> Iterator[str]:
+    for key, (least, most) in _DAEMON_LIMITS.items():
+        value = getattr(daemon, key)
+        if value is not None and not least <= value <= most:
+            bounds = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+            yield f"{key}: is {value}, must be {bounds}"
+    if 0 < daemon.idle_timeout_s < 1:
+        yield f"idle_timeout_s: is {daemon.idle_timeout_s}, must be 0 or from 1 on"
+
+
+def _problems_of_sockets(config: Config) -> Iterator[str]:
+    paths = {config.daemon.socket: "daemon.socket"} if config.daemon.socket else {}
+    for name, socket in config.socket.items():
+        key = f"socket.{name}"
+        if not _SOCKET_NAME.fullmatch(name):
+            yield f"{key}: name must match {_SOCKET_NAME.pattern}"
+        if not _MODE.fullmatch(socket.mode):
+            yield f"{key}.mode: is {socket.mode!r}, must be octal, such as 0660"
+        if socket.path is not None:
+            if not socket.path:
+                yield f"{key}.path: must not be empty"
+            yield from (f"{key}.path: {problem}" for problem in _problems_of_path(socket.path))
+            if socket.path in paths:
+                yield f"{key}.path: is that of {paths[socket.path]} too"
+            paths[socket.path] = key
+        for kind in ("user", "group"):
+            principal = getattr(socket, kind)
+            if principal is not None:
+                yield from (f"{key}.{kind}: {each}" for each in _problems_of_principal(principal))
+        yield from _problems_of_access(key, socket)
+
+
+def _problems_of_access(key: str, access: AccessConfig | SocketConfig) -> Iterator[str]:
+    for kind in ("users", "groups"):
+        for name in getattr(access, kind):
+            yield from (f"{key}.{kind}.{name}: {each}" for each in _problems_of_principal(name))
+
+
+def _problems_of_principal(name: str) -> Iterator[str]:
+    if name in _NOBODY:
+        yield f"is {name!r}, which stands for everybody unknown, and can have no roles"
+    elif not _PRINCIPAL.fullmatch(name) or (name.isdecimal() and int(name) > _MAX_ID):
+        yield f"is {name!r}, must be a name or a number up to {_MAX_ID}"
+
+
+def _problems_of_places(config: Config) -> Iterator[str]:
+    audit = config.log.audit
+    if audit not in ("log", "off") and (not audit.startswith("/") or "\0" in audit):
+        yield f"log.audit: is {audit!r}, must be log, off, or an absolute path"
+    listen = config.metrics.listen
+    if listen is None:
+        return
+    if listen.startswith("/"):
+        yield from (f"metrics.listen: {problem}" for problem in _problems_of_path(listen))
+    elif not (match := _LOOPBACK.fullmatch(listen)) or int(match[1]) > 65_535:
+        yield (
+            f"metrics.listen: is {listen!r}, must be a loopback address such as 127.0.0.1:9464, "
+            "or an absolute path: it tells everybody who reaches it"
+        )
 
 
 def _with_sides(

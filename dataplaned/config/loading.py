@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast, get_args, get_origin
 
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
@@ -15,6 +15,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from ..paths import default_socket_path, default_store_path
 from .limits import problems_of
+from .sources import DEFAULT, Sources, read_sources
 from .values import (
     BACKEND_TYPES,
     BackendConfig,
@@ -29,55 +30,83 @@ from .values import (
 ENTRY_POINT_GROUP: Final = "dataplaned.backends"
 
 
-def load_config(path: str | None, *, socket: str | None, root: str | None) -> Config:
-    """Read the file, if there is one, and let the command line have the last word.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration, and where its values were read."""
+
+    config: Config
+    sources: Sources
+
+
+def load_config(
+    path: str | None,
+    *,
+    socket: str | None,
+    root: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Read everything that a daemon is told; see `load`."""
+    return load(path, socket=socket, root=root, environment=environment).config
+
+
+def load(
+    path: str | None,
+    *,
+    socket: str | None,
+    root: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Read the file, its drop-ins and the environment; the command line has the last word.
 
     Args:
         path: The TOML file; defaults only when `None`.
         socket: Replaces `daemon.socket`.
         root: Replaces all backends by one filesystem store, `local`, in this directory.
+        environment: Where variables are; this process's when `None`.
 
     Raises:
-        ConfigurationError: The file cannot be read or breaks the schema.
+        ConfigurationError: Something cannot be read or breaks the schema. Every line of it
+            names the file or variable, and the key.
     """
-    tables = {} if path is None else _read(path)
-    for name in ("daemon", "backend"):
-        if type(tables.setdefault(name, {})) is not dict:
-            raise ConfigurationError(f"{path}: {name}: must be a table")
-    daemon = cast("dict[str, object]", tables["daemon"])
-    if socket or daemon.get("socket", "") == "":
-        daemon["socket"] = socket or default_socket_path()
-    if root is not None or not tables["backend"]:
-        tables["backend"] = {"local": {"type": "filesystem", "root": root or default_store_path()}}
-    config = _structure(tables, path or "command line")
+    sources = read_sources(path, os.environ if environment is None else environment)
+    if socket:
+        sources.put({"daemon": {"socket": socket}}, "--socket")
+    elif sources.get("daemon", "socket") in (None, "") and not sources.tables.get("socket"):
+        sources.put({"daemon": {"socket": default_socket_path()}}, DEFAULT)
+    if root is not None:
+        sources.replace("backend", {"local": _store(root)}, "--root")
+    elif not sources.tables.get("backend"):
+        sources.replace("backend", {"local": _store(default_store_path())}, DEFAULT)
+    config = _structure(sources)
     problems = problems_of(config)
     if problems:
-        name = path or "command line"
-        raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
-    return config
+        lines = (_with_origin(each.partition(":")[0], each, sources) for each in problems)
+        raise ConfigurationError("\n".join(lines))
+    return Loaded(config=config, sources=sources)
 
 
-def _read(path: str) -> dict[str, Any]:
+def _store(root: str) -> dict[str, object]:
+    return {"type": "filesystem", "root": root}
+
+
+def _structure(sources: Sources) -> Config:
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: {os.strerror(exc.errno or 0)}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
-
-
-def _structure(tables: dict[str, Any], name: str) -> Config:
-    try:
-        return _CONVERTER.structure(tables, Config)
+        return _CONVERTER.structure(sources.tables, Config)
     except cattrs.BaseValidationError as exc:
-        problems = cattrs.transform_error(exc, path="", format_exception=_describe)
-    raise ConfigurationError("\n".join(f"{name}: {_tidy(problem)}" for problem in problems))
+        found = cattrs.transform_error(exc, path="", format_exception=_describe)
+    problems = [each for problem in found for each in _tidy(problem)]
+    lines = (_with_origin(key, problem, sources) for key, problem in problems)
+    raise ConfigurationError("\n".join(lines))
+
+
+def _with_origin(key: str, problem: str, sources: Sources) -> str:
+    """Put the name of the file or variable before a problem."""
+    return f"{sources.origin_of(key)}: {problem}"
 
 
 def _describe(exc: BaseException, _type: type | None) -> str:
     if isinstance(exc, ForbiddenExtraKeysError):
-        return ", ".join(_describe_unknown(key, exc.cl) for key in sorted(exc.extra_fields))
+        return "\n".join(_describe_unknown(key, exc.cl) for key in sorted(exc.extra_fields))
     if isinstance(exc, KeyError):
         return "is missing"
     return str(exc)
@@ -89,10 +118,14 @@ def _describe_unknown(key: str, table: type) -> str:
     return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
-def _tidy(problem: str) -> str:
+def _tidy(problem: str) -> Iterator[tuple[str, str]]:
+    """Give the key of each line of a problem, and the line with where it is."""
     what, _, where = problem.rpartition(" @ ")
-    key = re.sub(r"\['([^']*)'\]", r".\1", where).strip(".")
-    return f"{key}: {what}" if key else what
+    table = re.sub(r"\['([^']*)'\]", r".\1", where).strip(".")
+    for line in what.splitlines():
+        unknown = re.match(r"unknown key '([^']*)'", line)
+        key = ".".join(part for part in (table, unknown and unknown[1]) if part)
+        yield key, f"{table}: {line}" if table else line
 
 
 def _make_converter() -> cattrs.Converter:
@@ -104,6 +137,10 @@ def _make_converter() -> cattrs.Converter:
         (str, (str,)),
     ):
         converter.register_structure_hook(kind, _strict(kind, accepted))
+    converter.register_structure_hook_func(_is_choice, _choose)
+    converter.register_structure_hook_func(
+        lambda kind: get_origin(kind) is Sequence, _structure_list
+    )
     # Before the tables, whose hooks look for those of their fields.
     sides = {kind: table for kind, table in BACKEND_TYPES.items() if kind != "mirror"}
     converter.register_structure_hook(SideConfig, _structure_backend(sides))
@@ -139,6 +176,24 @@ def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
         return kind(value)
 
     return structure
+
+
+def _structure_list(value: object, kind: Any) -> object:
+    if not isinstance(value, list):
+        raise ValueError(f"is {value!r}, must be a list")  # noqa: TRY004 - as for all values
+    tuple_of: Any = tuple
+    return _CONVERTER.structure(value, tuple_of[get_args(kind)[0], ...])
+
+
+def _is_choice(kind: object) -> bool:
+    return get_origin(kind) == Literal
+
+
+def _choose(value: object, kind: Any) -> object:
+    words = get_args(kind)
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"is {value!r}, must be one of {', '.join(words)}")
+    return value
 
 
 _CONVERTER: Final = _make_converter()

@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from .loading import Loaded
+from .sources import DEFAULT, Sources
 from .values import Config
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def example() -> str:
@@ -16,9 +21,27 @@ def example() -> str:
 
 def to_toml(config: Config) -> str:
     """Give a configuration in full, defaults among it; keys without a value are left out."""
-    tables = {"daemon": _plain(config.daemon)}
-    tables |= {f"backend.{name}": _plain(backend) for name, backend in config.backend.items()}
-    return "\n".join(line for name, table in tables.items() for line in _table(name, table))
+    return "\n".join(_lines(config, None, is_whole=True))
+
+
+def annotated(loaded: Loaded, *, is_whole: bool) -> str:
+    """Give a configuration with a word on where each value was read.
+
+    Args:
+        loaded: The configuration.
+        is_whole: Whether what nobody has set is given too.
+    """
+    return "\n".join(_lines(loaded.config, loaded.sources, is_whole=is_whole))
+
+
+def _lines(config: Config, sources: Sources | None, *, is_whole: bool) -> Iterator[str]:
+    for name, value in _plain(config).items():
+        named = value.items() if name in ("backend", "socket") else ()
+        tables = {f"{name}.{_key(each)}": table for each, table in named} or (
+            {} if name in ("backend", "socket") else {name: value}
+        )
+        for title, table in tables.items():
+            yield from _table(title, table, sources, is_whole=is_whole)
 
 
 def _plain(value: Any) -> Any:
@@ -31,19 +54,39 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         table = cast("Mapping[str, Any]", value)
         return {name: _plain(item) for name, item in table.items()}
-    return value
+    return list(cast("tuple[Any]", value)) if isinstance(value, tuple) else value
 
 
-def _table(name: str, table: Mapping[str, Any]) -> Iterator[str]:
-    yield f"[{name}]"
+def _table(
+    name: str, table: Mapping[str, Any], sources: Sources | None, *, is_whole: bool
+) -> Iterator[str]:
+    lines: list[str] = []
     inner: dict[str, Mapping[str, Any]] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
             inner[key] = cast("Mapping[str, Any]", value)
         elif value is not None:
-            # What JSON writes, TOML reads, for text, numbers, lists and truth.
-            yield f"{key} = {json.dumps(value)}"
-    yield ""
+            lines += _line(f"{name}.{key}", key, value, sources, is_whole=is_whole)
+    if lines or is_whole:
+        yield from (f"[{name}]", *lines, "")
     for key, value in inner.items():
         if value:
-            yield from _table(f"{name}.{key}", value)
+            yield from _table(f"{name}.{_key(key)}", value, sources, is_whole=is_whole)
+
+
+def _line(
+    path: str, key: str, value: object, sources: Sources | None, *, is_whole: bool
+) -> Iterator[str]:
+    # What JSON writes, TOML reads, for text, numbers, lists and truth.
+    text = f"{_key(key)} = {json.dumps(value)}"
+    if sources is None:
+        yield text
+        return
+    is_set = sources.is_set(path.replace('"', ""))
+    if is_set or is_whole:
+        origin = sources.origin_of(path.replace('"', "")) if is_set else DEFAULT
+        yield f"{text}  # {json.dumps(origin)[1:-1]}"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name)

@@ -10,11 +10,15 @@ import pytest
 
 from dataplaned.cli.program import run
 from dataplaned.config import (
+    AccessConfig,
     CredentialSource,
     DaemonConfig,
     FilesystemConfig,
+    LogConfig,
+    MetricsConfig,
     MirrorConfig,
     ObjectStoreConfig,
+    SocketConfig,
     example,
     load_config,
     to_toml,
@@ -57,6 +61,10 @@ def test_the_example_has_every_key_and_its_default(tmp_path: Path) -> None:
     tables = tomllib.loads(in_full())
     for given, kind in (
         (tables["daemon"], DaemonConfig),
+        (tables["socket"]["clients"], SocketConfig),
+        (tables["access"], AccessConfig),
+        (tables["log"], LogConfig),
+        (tables["metrics"], MetricsConfig),
         (tables["backend"]["local"], FilesystemConfig),
         (tables["backend"]["bucket"], ObjectStoreConfig),
         (tables["backend"]["safe"], MirrorConfig),
@@ -65,7 +73,9 @@ def test_the_example_has_every_key_and_its_default(tmp_path: Path) -> None:
         assert set(given) == {field.name for field in fields}
         for field in fields:
             if field.default not in (dataclasses.MISSING, None, ""):
-                assert given[field.name] == field.default, field.name
+                default = field.default
+                expected = list(default) if isinstance(default, tuple) else default
+                assert given[field.name] == expected, field.name
     assert set(loaded.backend) == {"local", "scratch", "bucket", "safe"}
     sources = loaded.backend["bucket"].credentials.values()
     assert {source.file is None for source in sources} == {True, False}
@@ -78,7 +88,7 @@ def test_what_is_shown_is_a_configuration_that_says_the_same(tmp_path: Path) -> 
 
 
 def test_defaults_are_shown(config: Any, tmp_path: Path) -> None:
-    code, out, err = config("show", "--root", tmp_path, "--socket", "/run/s")
+    code, out, err = config("show", "--effective", "--root", tmp_path, "--socket", "/run/s")
     assert (code, err) == (0, "")
     shown = tomllib.loads(out)
     assert shown["daemon"]["socket"] == "/run/s"
@@ -112,3 +122,43 @@ def test_what_cannot_be_loaded_is_not_shown(config: Any, tmp_path: Path) -> None
     code, out, err = config("show", "--config", tmp_path / "a")
     assert (code, out) == (78, "")
     assert err == f"dataplaned: {tmp_path / 'a'}: daemon: unknown key 'nothing_like_it'\n"
+
+
+def test_what_was_set_is_shown_with_where_it_came_from(
+    config: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    main = tmp_path / "main.toml"
+    main.write_text("[daemon]\nmax_calls = 5\nmax_connections = 7\n")
+    (tmp_path / "main.toml.d").mkdir()
+    (tmp_path / "main.toml.d" / "60-more.toml").write_text("[daemon]\nmax_calls = 6\n")
+    monkeypatch.setenv("DATAPLANED_LOG__LEVEL", "debug")
+    options = ("--config", main, "--socket", "/run/s", "--root", "/srv")
+    code, out, _ = config("show", *options)
+    assert code == 0
+    assert out.splitlines() == [
+        "[daemon]",
+        'socket = "/run/s"  # --socket',
+        f"max_connections = 7  # {main}",
+        f"max_calls = 6  # {main}.d/60-more.toml",
+        "",
+        "[log]",
+        'level = "debug"  # $DATAPLANED_LOG__LEVEL',
+        "",
+        "[backend.local]",
+        'type = "filesystem"  # --root',
+        'root = "/srv"  # --root',
+    ]
+    _, whole, _ = config("show", *options, "--effective")
+    assert "max_bytes_in_flight = 1073741824  # default" in whole.splitlines()
+    assert tomllib.loads(whole)["daemon"]["max_calls"] == 6
+
+
+def test_the_file_of_the_environment_is_checked(
+    config: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    code, _, err = config("check")
+    assert (code, "no FILE is given" in err) == (2, True)
+    (tmp_path / "a").write_text(example())
+    monkeypatch.setenv("DATAPLANED_CONFIG", str(tmp_path / "a"))
+    assert config("check") == (0, f"{tmp_path / 'a'}: ok\n", "")
+    assert config("check", "--quiet") == (0, "", "")

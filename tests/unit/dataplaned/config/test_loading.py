@@ -287,7 +287,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, content):
 
 
 def test_a_bad_value_of_the_command_line_is_named_as_such():
-    with pytest.raises(ConfigurationError, match=r"^command line: daemon.socket: longer than 107"):
+    with pytest.raises(ConfigurationError, match=r"^--socket: daemon.socket: longer than 107"):
         load_config(None, socket="/" + "x" * 107, root="/srv")
 
 
