@@ -6,6 +6,7 @@ buffer, waiting by the stall timeout. It serves any `FullDataPlane`, also a clie
 daemon.
 """
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -22,6 +23,7 @@ from dataplane_protocol import (
     MAX_DISCARD,
     PROTOCOL_VERSION,
     SERVE_FD,
+    AccessDeniedError,
     Arguments,
     BodyKind,
     CallCancelledError,
@@ -253,6 +255,9 @@ class Session:
             # Of a plane that is itself a client; our own peer has broken nothing.
             _log.error("plane_failed", op=call.op, exc_info=exc)
             await self._refuse(call, InternalError("the data plane behind this daemon failed"))
+        except AccessDeniedError as exc:
+            _note_denied(request, call)
+            await self._refuse(call, exc)
         except DataPlaneError as exc:
             await self._refuse(call, exc)
         except Exception as exc:  # noqa: BLE001 - one call must not end the daemon
@@ -474,6 +479,14 @@ def _note(arguments: Arguments, call: Call) -> None:
     call.backend_id = getattr(arguments, "backend_id", None)
     address = getattr(arguments, "content_address", None)
     call.address = None if address is None else str(address)
+
+
+def _note_denied(request: Request, call: Call) -> None:
+    """Note what a call that is denied was about, of which nothing else has been looked at."""
+    kind = ARGUMENTS.get(request.op)
+    if kind is not None:
+        with contextlib.suppress(DataPlaneError):
+            _note(kind.from_wire(request.args), call)
 
 
 def _note_result(result: Mapping[str, object], call: Call) -> None:

@@ -138,9 +138,7 @@ def _make_converter() -> cattrs.Converter:
     ):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     converter.register_structure_hook_func(_is_choice, _choose)
-    converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) is Sequence, _structure_list
-    )
+    converter.register_structure_hook_func(_is_list, _structure_list)
     # Before the tables, whose hooks look for those of their fields.
     sides = {kind: table for kind, table in BACKEND_TYPES.items() if kind != "mirror"}
     converter.register_structure_hook(SideConfig, _structure_backend(sides))
@@ -176,6 +174,10 @@ def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
         return kind(value)
 
     return structure
+
+
+def _is_list(kind: object) -> bool:
+    return get_origin(kind) == Sequence
 
 
 def _structure_list(value: object, kind: Any) -> object:
