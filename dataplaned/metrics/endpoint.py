@@ -21,6 +21,10 @@ _MAX_HEAD: Final = 8192
 #: Seconds that a request and its answer may take, and that a connection may wait for the next.
 _TIMEOUT_S: Final = 10.0
 
+#: Bytes, and seconds, that a bad request may still go on for.
+_MAX_DROPPED: Final = 65_536
+_FAREWELL_S: Final = 1.0
+
 #: Requests on one connection.
 _MAX_REQUESTS: Final = 1000
 
@@ -87,8 +91,9 @@ def _open(listen: str) -> Generator[trio.socket.SocketType]:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISSOCK(os.lstat(path).st_mode):
                     os.unlink(path)  # of a run that was killed: the store's lock is held
-            os.fchmod(listener.fileno(), 0o660)
+            os.fchmod(listener.fileno(), 0o600)
             listener.bind(path)
+            os.chmod(path, 0o660)  # which the umask would have cut down
         listener.listen(_MAX_CONNECTIONS)
         listener.setblocking(False)
         try:
@@ -138,6 +143,7 @@ class _Site:
         except h11.RemoteProtocolError as exc:
             status = max(exc.error_status_hint, 400)
             await _send(connection, stream, Answer(status=status, body=b"bad request\n"))
+            await _drop_rest(stream)
             return False
         if request is None:
             return False
@@ -154,6 +160,15 @@ class _Site:
             return Answer(status=404, body=f"nothing here; there is {places}\n".encode())
         accept = dict(request.headers).get(b"accept", b"")
         return await page(accept.decode("latin-1"))
+
+
+async def _drop_rest(stream: trio.SocketStream) -> None:
+    """Let what is still under way arrive: an end before would take the answer with it."""
+    left = _MAX_DROPPED
+    with trio.move_on_after(_FAREWELL_S):
+        await stream.send_eof()
+        while left > 0 and (piece := await stream.receive_some(4096)):
+            left -= len(piece)
 
 
 async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
