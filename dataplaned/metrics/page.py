@@ -66,13 +66,13 @@ def _of_daemon(figures: Figures) -> Iterator[Metric]:
     )
     limiters = [(name, each) for name, several in figures.limiters.items() for each in several]
     purposes = dict.fromkeys(name for name, _ in limiters)
-    for what, text in (
-        ("total", "Threads that there may be."),
-        ("borrowed", "Threads at work."),
-        ("waiting", "What waits for a thread."),
+    for word, what, text in (
+        ("limit", "total", "Threads that there may be."),
+        ("borrowed", "borrowed", "Threads at work."),
+        ("waiting", "waiting", "What waits for a thread."),
     ):
         yield _gauge(
-            f"threads_{what}",
+            f"threads_{word}",
             text,
             ("purpose",),
             [

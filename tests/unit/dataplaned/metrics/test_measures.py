@@ -132,7 +132,7 @@ def page():
         ("dataplaned_sync_seconds_sum", {"backend": "local", "kind": "data"}, 0.003),
         ("dataplaned_commit_changes_sum", {"backend": "local"}, 5),
         ("dataplaned_rotten_total", {"backend": "local"}, 0),
-        ("dataplaned_threads_total", {"purpose": "disk"}, 64),
+        ("dataplaned_threads_limit", {"purpose": "disk"}, 64),
         ("dataplaned_threads_borrowed", {"purpose": "disk"}, 4),
         ("dataplaned_audit_lost_total", {}, 6),
         ("dataplaned_log_lost_total", {}, 7),
