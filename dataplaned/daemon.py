@@ -28,7 +28,7 @@ from .roster import Roster
 from .sockets import NoSocketError, access_by_socket, open_sockets
 from .stores import look_after, open_backends
 from .systemd import Notifier, PassedOnError, take_sockets
-from .telemetry import Audit, CallLog, set_up_logging
+from .telemetry import Audit, CallLog, set_up_logging, tracing_from
 from .watchdog import feed_watchdog
 from .watching import Watching
 
@@ -133,12 +133,14 @@ class _Daemon:
             self._probes, self._roster, [each.name for each in listeners], calls, audit
         )
         self._lobby = Lobby(QuickCalls(plane))
+        self._tracing = tracing_from()
         services = Services(
             plane=plane,
             roster=self._roster,
             access=access_by_socket(config, listeners),
             operations=Maintenance(backends).operations | self._watching.operations,
             lobby=self._lobby,
+            tracing=self._tracing,
         )
         self._door = Door(listeners, services)
         self._reloader = Reloader(
@@ -148,6 +150,7 @@ class _Daemon:
     def close(self) -> None:
         """Let go."""
         self._lobby.close()
+        self._tracing.close()
 
     async def run(self, signals: AsyncIterator[int], task_status: trio.TaskStatus[None]) -> None:
         """Serve, until a signal to stop and the drain that follows."""

@@ -19,6 +19,7 @@ from .peer import BufferPool, Peer
 from .plane import LocalDataPlane
 from .roster import Roster
 from .server import FEATURES, NO_OPERATIONS, FurtherOperation, Session, turn_away
+from .telemetry import Tracing
 
 #: Seconds to wait before accepting again when the process has no descriptor left.
 _ACCEPT_PAUSE: Final = 0.1
@@ -39,6 +40,7 @@ class Services:
         access: Who may do what, by the name of the socket; may be set at any time.
         operations: As of `Session`.
         lobby: Where connections wait between calls.
+        tracing: Makes spans of calls.
     """
 
     plane: LocalDataPlane
@@ -46,6 +48,7 @@ class Services:
     access: Mapping[str, Access]
     operations: Mapping[str, FurtherOperation] = field(default_factory=lambda: NO_OPERATIONS)
     lobby: Lobby | None = None
+    tracing: Tracing | None = None
 
 
 class Door:
@@ -141,6 +144,7 @@ class Door:
             services.operations,
             services.lobby,
             limits.idle_timeout_s or math.inf,
+            services.tracing,
         )
         self._sessions.add(session)
         try:

@@ -69,6 +69,7 @@ from .calls import GONE, Call, outcome_of_delete, outcome_of_verify
 from .lobby import Lobby
 from .peer import Peer, PeerGoneError, PeerViolationError
 from .roster import UNKNOWN_OPERATION, Seat, fail
+from .telemetry import Tracing
 from .threads import open_plain_nursery
 
 _AGENT: Final = f"dataplaned/{__version__}"
@@ -130,6 +131,7 @@ class Session:
         operations: What clients may call beside the contract's operations, by name.
         lobby: Where to wait between calls, if not here.
         idle_timeout_s: Seconds after which a connection without a call is closed.
+        tracing: Makes spans of calls.
     """
 
     def __init__(
@@ -141,10 +143,12 @@ class Session:
         operations: Mapping[str, FurtherOperation] = NO_OPERATIONS,
         lobby: Lobby | None = None,
         idle_timeout_s: float = math.inf,
+        tracing: Tracing | None = None,
     ) -> None:
         self._lobby = lobby
         self._seat = seat
         self._idle_timeout_s = idle_timeout_s
+        self._tracing = tracing or Tracing()
         self._features = features
         self._operations = operations
         self._peer = peer
@@ -232,17 +236,18 @@ class Session:
         """Carry out one call to its end, whatever becomes of it."""
         is_known = request.op in ARGUMENTS or request.op in self._operations
         call = self._seat.begin(request.op if is_known else UNKNOWN_OPERATION, request.trace)
-        try:
-            await self._carry_out_or_refuse(request, call)
-        except (PeerGoneError, PeerViolationError) as exc:
-            call.code = GONE
-            call.reason = str(exc)
-            raise
-        except BaseException:
-            call.code = GONE  # the daemon stops, and waits no longer
-            raise
-        finally:
-            self._seat.end(call)
+        with self._tracing.span(call):
+            try:
+                await self._carry_out_or_refuse(request, call)
+            except (PeerGoneError, PeerViolationError) as exc:
+                call.code = GONE
+                call.reason = str(exc)
+                raise
+            except BaseException:
+                call.code = GONE  # the daemon stops, and waits no longer
+                raise
+            finally:
+                self._seat.end(call)
         await self._discard_body()
 
     async def _carry_out_or_refuse(self, request: Request, call: Call) -> None:

@@ -96,6 +96,7 @@ ONLY_IN_FILES = {
     "asyncio": {"backends/objectstore/bridge.py", "backends/objectstore/engine.py"},
     "h11": {"metrics/endpoint.py"},
     "prometheus_client": {"metrics/page.py"},
+    "opentelemetry": {"telemetry/tracing.py"},
     "obstore": {"backends/objectstore/engine.py"},
     "pytest": {"backends/suite.py"},
 }

@@ -27,6 +27,7 @@ from ._connection import check_path
 from ._descriptors import DescriptorCutError
 from ._ingest import Ingest, Outgoing
 from ._pool import Lease, Pool
+from ._trace import Trace, traced
 from ._waiting import Waiting
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ DEFAULT_POOL_SIZE = 8
 
 
 def connect(
-    path: str | os.PathLike[str], *, pool_size: int = DEFAULT_POOL_SIZE
+    path: str | os.PathLike[str],
+    *,
+    pool_size: int = DEFAULT_POOL_SIZE,
+    trace: Trace | None = None,
 ) -> "DataPlaneClient":
     """Give a client for trio and asyncio. No I/O happens before the first call.
 
@@ -46,6 +50,7 @@ def connect(
         path: The daemon's socket.
         pool_size: The most connections at a time, and so the most calls that run at once;
             further calls wait for their turn.
+        trace: Gives the `traceparent` that a call takes to the daemon's logs and traces.
 
     Raises:
         InvalidRequestError: No socket can have this path, or the pool would be empty.
@@ -53,7 +58,7 @@ def connect(
     # Here, so that the blocking client starts without it.
     from ._anyio import AnyioWaiting
 
-    return DataPlaneClient(path, AnyioWaiting(), pool_size=pool_size)
+    return DataPlaneClient(path, AnyioWaiting(), pool_size=pool_size, trace=trace)
 
 
 class DataPlaneClient:
@@ -69,12 +74,21 @@ class DataPlaneClient:
         path: The daemon's socket.
         waiting: How to wait.
         pool_size: The most connections at a time.
+        trace: Gives the `traceparent` of each call.
     """
 
-    def __init__(self, path: str | os.PathLike[str], waiting: Waiting, *, pool_size: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        waiting: Waiting,
+        *,
+        pool_size: int,
+        trace: Trace | None = None,
+    ) -> None:
         if pool_size < 1:
             raise InvalidRequestError(f"pool_size is {pool_size}, must be at least 1")
         self._waiting = waiting
+        self._trace = trace
         self._pool = Pool(check_path(path), pool_size, waiting)
 
     async def ingest_stream(
@@ -89,7 +103,8 @@ class DataPlaneClient:
         Pieces may be of any size, and be any bytes-like objects. If the daemon refuses the
         body early, the stream is left where it is; it is never closed here.
         """
-        ingest = Ingest(_calls.ingest_request(hints), Outgoing(stream, expected_digest))
+        request = traced(_calls.ingest_request(hints), self._trace)
+        ingest = Ingest(request, Outgoing(stream, expected_digest))
         lease = await self._pool.lease()
         try:
             return await lease.run(ingest.over, ingest.is_repeatable)
@@ -105,6 +120,7 @@ class DataPlaneClient:
     ) -> ServedObject:
         """Open an object or a range of it; see `FullDataPlane`. The caller closes it."""
         call = _calls.serve(content_address, byte_range, backend_id)
+        call = replace(call, request=traced(call.request, self._trace))
         try:
             lease, opened = await self._open(call)
         except DescriptorCutError:
@@ -203,6 +219,8 @@ class DataPlaneClient:
         self._pool.close()
 
     async def _call(self, call: _calls.Call[T]) -> T:
+        if self._trace is not None:
+            call = replace(call, request=traced(call.request, self._trace))
         lease = await self._pool.lease()
         try:
             return await lease.run(call.over, lambda: call.is_repeatable)

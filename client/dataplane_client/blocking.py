@@ -28,6 +28,7 @@ from dataplane_protocol import (
 from ._body import ServedObject
 from ._client import DEFAULT_POOL_SIZE, DataPlaneClient
 from ._threads import ThreadWaiting, run
+from ._trace import Trace
 
 
 def connect(
@@ -35,6 +36,7 @@ def connect(
     *,
     pool_size: int = DEFAULT_POOL_SIZE,
     stall_timeout: float = STALL_TIMEOUT,
+    trace: Trace | None = None,
 ) -> "BlockingDataPlaneClient":
     """Give a client for threads. No I/O happens before the first call.
 
@@ -45,11 +47,14 @@ def connect(
             `UnavailableError`: while connecting, and inside a frame or a body. How long the
             daemon takes to answer a request is not limited, since it may have to read or
             sync a large object first. `math.inf` waits for ever.
+        trace: Gives the `traceparent` that a call takes to the daemon's logs and traces.
 
     Raises:
         InvalidRequestError: No socket can have this path, or a number is out of range.
     """
-    return BlockingDataPlaneClient(path, pool_size=pool_size, stall_timeout=stall_timeout)
+    return BlockingDataPlaneClient(
+        path, pool_size=pool_size, stall_timeout=stall_timeout, trace=trace
+    )
 
 
 class BlockingDataPlaneClient:
@@ -65,10 +70,13 @@ class BlockingDataPlaneClient:
         *,
         pool_size: int = DEFAULT_POOL_SIZE,
         stall_timeout: float = STALL_TIMEOUT,
+        trace: Trace | None = None,
     ) -> None:
         if not stall_timeout > 0:
             raise InvalidRequestError(f"stall_timeout is {stall_timeout}, must be above 0")
-        self._client = DataPlaneClient(path, ThreadWaiting(stall_timeout), pool_size=pool_size)
+        self._client = DataPlaneClient(
+            path, ThreadWaiting(stall_timeout), pool_size=pool_size, trace=trace
+        )
 
     def ingest_stream(
         self,

@@ -1,8 +1,10 @@
 """Options and argument types that several commands share, and the way to the daemon."""
 
+import os
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -98,7 +100,7 @@ def json_option(command: _Command) -> _Command:
 def open_client(socket_path: str | None, **settings: int) -> "Generator[BlockingDataPlaneClient]":
     """Give a client of the daemon at `socket_path`, or at the default place.
 
-    Further settings are those of `connect`.
+    Further settings are those of `connect`. Calls are part of the trace of `$TRACEPARENT`.
     """
     from dataplane_client.blocking import connect
 
@@ -106,5 +108,6 @@ def open_client(socket_path: str | None, **settings: int) -> "Generator[Blocking
         from ..paths import default_socket_path
 
         socket_path = default_socket_path()
-    with connect(socket_path, **settings) as client:
+    trace = partial(os.environ.get, "TRACEPARENT")
+    with connect(socket_path, trace=trace, **settings) as client:
         yield client

@@ -8,3 +8,4 @@ from .lines import (
     set_up_logging as set_up_logging,
 )
 from .traceparent import Traceparent as Traceparent, parse_traceparent as parse_traceparent
+from .tracing import Tracing as Tracing, tracing_from as tracing_from
