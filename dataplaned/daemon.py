@@ -35,6 +35,9 @@ from .watching import Watching
 #: Descriptors beside those of connections: of files, of the catalog, of the loop.
 _OTHER_DESCRIPTORS: Final = 128
 
+#: Seconds that the end may take beside the drain, while stores are closed.
+_CLOSING_TIMEOUT_S: Final = 30.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -176,7 +179,9 @@ class _Daemon:
             await self._wait_for_stop(signals)
             notifier.stopping()
             nursery.start_soon(_stop_at_once, signals, nursery.cancel_scope)
-            await self._door.drain(self._reloader.config.daemon.drain_timeout_s)
+            drain_timeout = self._reloader.config.daemon.drain_timeout_s
+            notifier.extend(drain_timeout + _CLOSING_TIMEOUT_S)
+            await self._door.drain(drain_timeout)
             nursery.cancel_scope.cancel()
 
     async def _wait_for_stop(self, signals: AsyncIterator[int]) -> None:

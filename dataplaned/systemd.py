@@ -3,6 +3,8 @@
 Nothing here does anything where systemd has not asked for it.
 """
 
+import contextlib
+import math
 import os
 import socket
 import time
@@ -35,8 +37,11 @@ def take_sockets() -> dict[str, list[socket.socket]]:
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
     sockets: dict[str, list[socket.socket]] = {}
-    for index, name in enumerate(_complete(names, int(count))):
-        sockets.setdefault(name, []).append(_take(_FIRST_FD + index, name))
+    with contextlib.ExitStack() as stack:
+        for index, name in enumerate(_complete(names, int(count))):
+            taken = stack.enter_context(_take(_FIRST_FD + index, name))
+            sockets.setdefault(name, []).append(taken)
+        stack.pop_all()
     return sockets
 
 
@@ -49,12 +54,18 @@ def _take(fd: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(fd, False)
         taken = socket.socket(fileno=fd)
-        is_listening = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as exc:
         raise PassedOnError(f"descriptor {fd} ({name}) is no socket: {exc.strerror}") from exc
-    if (taken.family, taken.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not is_listening:
+    if not _is_listening_stream(taken):
+        taken.close()
         raise PassedOnError(f"descriptor {fd} ({name}) is no Unix stream socket that listens")
     return taken
+
+
+def _is_listening_stream(taken: socket.socket) -> bool:
+    return (taken.family, taken.type) == (socket.AF_UNIX, socket.SOCK_STREAM) and bool(
+        taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
 
 
 class Notifier:
@@ -99,17 +110,26 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Say in a line how it goes."""
-        self._send(f"STATUS={text.splitlines()[0][:_MAX_STATUS]}")
+        line, *_ = text.splitlines() or [""]
+        self._send(f"STATUS={line[:_MAX_STATUS]}")
 
     def watchdog(self) -> None:
         """The service is well."""
         self._send("WATCHDOG=1")
 
+    def extend(self, seconds: float) -> None:
+        """Have systemd wait that long from now for the start, or the end, that is under way.
+
+        It waits no shorter than it would anyway, and the longest of what it was told counts.
+        """
+        self._send(f"EXTEND_TIMEOUT_USEC={math.ceil(seconds * 1e6)}")
+
     def _send(self, *assignments: str) -> None:
         if self._socket is None:
             return
         try:
-            self._socket.sendto("\n".join(assignments).encode(), self._address)
+            message = "\n".join(assignments).encode(errors="replace")
+            self._socket.sendto(message, self._address)
         except OSError:
             # Nobody listens, or takes it now. Nothing depends on it here.
             return

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import structlog
@@ -33,6 +34,7 @@ from dataplaned.listening import Listener
 from dataplaned.plane import LocalDataPlane
 from dataplaned.roster import Roster
 from dataplaned.stores import look_after
+from dataplaned.systemd import Notifier
 
 HEALTH = Request(op="backend_health")
 INGEST = Request(op="ingest_stream", body=BodyKind.STREAM)
@@ -288,6 +290,26 @@ async def test_a_call_that_takes_too_long_to_finish_is_cut_off(path):
         await client.start_ingest()
         signal.raise_signal(signal.SIGTERM)
         await daemon.has_ended.wait()
+
+
+@pytest.mark.trio
+async def test_systemd_is_told_how_long_the_calls_may_take(path, short_path):
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        contextlib.closing(Notifier({"NOTIFY_SOCKET": str(short_path / "n")})) as notifier,
+    ):
+        manager.bind(str(short_path / "n"))
+        manager.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            config = config_of(path, drain_timeout_s=1000)
+            await nursery.start(partial(serve, config, notifier=notifier))
+            signal.raise_signal(signal.SIGTERM)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(4096).decode())
+    # What is left for closing the stores is added.
+    assert told[told.index("STOPPING=1") + 1] == "EXTEND_TIMEOUT_USEC=1030000000"
 
 
 @pytest.mark.trio
