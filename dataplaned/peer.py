@@ -348,16 +348,22 @@ class Peer:
             os.close(fd)
 
     async def _fill(self) -> None:
-        buffer = self._buffer
-        if buffer is None:
-            buffer = self._buffer = self._buffers.take()
-        count = await self._attempt(
-            lambda: self._socket.recv_into(buffer), trio.lowlevel.wait_readable
-        )
-        if count:
-            self.connection.receive(memoryview(buffer)[:count])
+        data = await self._attempt(self._receive_some, self._wait_without_buffer)
+        if data:
+            self.connection.receive(data)
         else:
             self.connection.receive_eof()
+
+    def _receive_some(self) -> memoryview:
+        if self._buffer is None:
+            self._buffer = self._buffers.take()
+        count = self._socket.recv_into(self._buffer)
+        return memoryview(self._buffer)[:count]
+
+    async def _wait_without_buffer(self, peer: socket.socket) -> None:
+        # Whoever stops within a frame must not keep a buffer from all others until it stalls.
+        self._drop_buffer()
+        await trio.lowlevel.wait_readable(peer)
 
     async def _send_some(self, buffers: Sequence[Buffer]) -> int:
         ancillary = self._ancillary()

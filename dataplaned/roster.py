@@ -22,10 +22,10 @@ from .reports import ConnectionStatus
 #: What a call is that this daemon does not have, in place of text that a caller chose.
 UNKNOWN_OPERATION: Final = "unknown"
 
-#: Bytes that are held for a body, at most: of a large one that is taken in, the ring of areas
-#: with what was received before it, and of one that is given out, a piece and what the kernel has
-#: taken of it.
-BODY_HOLD: Final = 8 * 1024 * 1024
+#: Bytes that are held for a body, at most: two batches of one that is taken in, and a buffer; a
+#: piece of one that is given out, and what the kernel has taken of it. Those that have a ring of
+#: areas hold more, and are few.
+BODY_HOLD: Final = 3 * 1024 * 1024
 
 #: Bytes of a body from which on it is reckoned with all that it may come to hold.
 _LARGE: Final = 512 * 1024

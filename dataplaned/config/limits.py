@@ -50,7 +50,7 @@ _OBJECT_STORE_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "reclaim_interval_s": (0, 366 * 86_400),
 }
 
-#: The same for the daemon. One call can hold 8 MiB.
+#: The same for the daemon. One call can hold 3 MiB.
 _DAEMON_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "max_connections": (1, math.inf),
     "max_connections_per_user": (1, math.inf),

@@ -85,7 +85,7 @@ def test_there_are_so_many_calls():
 
 def test_bodies_are_reckoned_with_what_they_may_come_to_hold():
     roster = roster_of(max_bytes_in_flight=16 * MIB)
-    seats = [roster.admit(ALICE) for _ in range(3)]
+    seats = [roster.admit(ALICE) for _ in range(6)]
     calls = [seat.begin("ingest_stream") for seat in seats]
     seats[0].hold(1000)
     seats[0].hold(500)
@@ -93,11 +93,12 @@ def test_bodies_are_reckoned_with_what_they_may_come_to_hold():
     seats[0].hold(10**12)
     seats[0].hold(10**13)
     assert roster.held_bytes == BODY_HOLD
-    seats[1].hold(512 * 1024)
+    for seat in seats[1:5]:
+        seat.hold(512 * 1024)
     with pytest.raises(UnavailableError, match="daemon holds 16777216 bytes of bodies"):
-        seats[2].hold(1)
+        seats[5].hold(2 * MIB)
     seats[0].end(calls[0])
-    seats[2].hold(1)
+    seats[5].hold(2 * MIB)
     for seat, call in zip(seats[1:], calls[1:], strict=True):
         seat.end(call)
     assert roster.held_bytes == 0
