@@ -13,8 +13,8 @@ from .options import (
     parse_address,
     socket_option,
 )
-from .output import emit, emit_json, is_terminal
-from .records import deletion_record
+from .output import emit, emit_json, format_size, is_terminal
+from .records import deletion_record, object_record
 
 if TYPE_CHECKING:
     from dataplane_protocol import ContentAddress, DeletionResult
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=parse_address)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be deleted.")
 @click.option(
     "--if-generation",
     metavar="N",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 def delete(
     addresses: "tuple[ContentAddress, ...]",
     yes: bool,
+    dry_run: bool,
     if_generation: int | None,
     backend_id: str | None,
     socket_path: str | None,
@@ -50,6 +52,8 @@ def delete(
 
     if if_generation is not None and len(addresses) > 1:
         raise click.UsageError("--if-generation takes one ADDRESS", click.get_current_context())
+    if dry_run:
+        return _look(addresses, backend_id, socket_path, as_json)
     if not yes:
         _ask(len(addresses))
     failures = Failures()
@@ -69,6 +73,25 @@ def delete(
     if not deleted and failures.code is ExitCode.OK:
         failures.note("no such object under any of the addresses", ExitCode.NOT_FOUND)
     return failures.code
+
+
+def _look(
+    addresses: "tuple[ContentAddress, ...]",
+    backend_id: str | None,
+    socket_path: str | None,
+    as_json: bool,
+) -> int:
+    """Describe those that a delete would remove."""
+    with open_client(socket_path) as client:
+        found = client.stat_objects(addresses, backend_id=backend_id)
+    for status in found:
+        if as_json:
+            emit_json(object_record(status))
+        else:
+            emit(f"would delete  {status.content_address}  {format_size(status.size_bytes)}")
+    if found:
+        return ExitCode.OK
+    raise CommandError("no such object under any of the addresses", ExitCode.NOT_FOUND)
 
 
 def _ask(count: int) -> None:

@@ -107,6 +107,7 @@ def restore(
 @_numbers_argument
 @click.option("--all", "is_all", is_flag=True, help="Every copy.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
 @backend_option
 @socket_option
 @json_option
@@ -114,6 +115,7 @@ def purge(
     numbers: tuple[int, ...],
     is_all: bool,
     yes: bool,
+    dry_run: bool,
     backend_id: str | None,
     socket_path: str | None,
     as_json: bool,
@@ -126,6 +128,8 @@ def purge(
     from .maintenance import Maintenance
 
     _require_some(numbers, is_all)
+    if dry_run:
+        return _look(numbers, is_all, backend_id, socket_path, as_json)
     if not yes and not is_terminal(sys.stdin):
         raise click.UsageError("--yes is needed without a terminal", click.get_current_context())
     failures = Failures()
@@ -143,6 +147,30 @@ def purge(
                 emit(purge_line(purged))
 
         _do_each(numbers, purge_one, failures)
+    return failures.code
+
+
+def _look(
+    numbers: tuple[int, ...],
+    is_all: bool,
+    backend_id: str | None,
+    socket_path: str | None,
+    as_json: bool,
+) -> int:
+    """List the copies that a purge would remove."""
+    from .maintenance import Maintenance
+
+    failures = Failures()
+    with open_client(socket_path) as client:
+        copies = {copy.number: copy for copy in Maintenance(client, backend_id).quarantined()}
+    for number in copies if is_all else dict.fromkeys(numbers):
+        copy = copies.get(number)
+        if copy is None:
+            failures.note(f"copy {number}: no such copy", ExitCode.NOT_FOUND)
+        elif as_json:
+            emit_json(quarantined_record(copy))
+        else:
+            emit(quarantined_row(copy))
     return failures.code
 
 

@@ -171,6 +171,11 @@ def test_everything_can_be_read_as_json(daemon: Any, cli_of: Any, tmp_path: Path
     [one] = cli("health", "--json", "--backend", "local").documents
     assert one["state"] == "ok"
 
+    foretold = cli("delete", "--dry-run", address, ABSENT)
+    assert (foretold.code, foretold.err) == (0, "")
+    assert foretold.out.startswith(f"would delete  {address}  ".encode())
+    assert cli("delete", "-n", "--json", address).documents[0]["content_address"] == address
+    assert cli("delete", "--dry-run", ABSENT).code == 66
     [deleted] = cli("delete", "--yes", "--json", address).documents
     assert deleted == {"content_address": address, "backend_id": "local", "deleted": True}
 

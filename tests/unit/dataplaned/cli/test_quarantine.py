@@ -66,6 +66,10 @@ def test_a_copy_that_is_right_after_all_is_restored(ward: Any, address: str) -> 
 def test_an_object_goes_with_its_only_copy_and_that_is_told(ward: Any, address: str) -> None:
     cli = ward.cli
     other = ward.ingest(os.urandom(300_000))
+    foretold = cli("quarantine", "purge", "--all", "--dry-run")
+    assert (foretold.code, foretold.out) == (0, cli("quarantine", "ls").out)
+    assert cli("quarantine", "purge", "-n", "999").code == 66
+    assert cli("quarantine", "purge", "-n", "--all", "--json").documents != []
     done = cli("quarantine", "purge", "--all", "--yes", "--json")
     assert (done.code, done.err) == (0, "dataplaned: 1 object loses its only copy\n")
     assert done.documents == [{"number": 1, "content_address": address, "was_only_copy": True}]
