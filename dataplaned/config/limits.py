@@ -57,7 +57,7 @@ _DAEMON_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "max_calls": (1, math.inf),
     "max_bytes_in_flight": (16 * 1024**2, math.inf),
     "idle_timeout_s": (0, 366 * 86_400),
-    "stall_timeout_s": (1, 3600),
+    "stall_timeout_s": (60, 3600),  # the contract promises callers the first
     "drain_timeout_s": (0, 86_400),
     "max_object_size": (0, math.inf),
 }
