@@ -4,7 +4,7 @@ import contextlib
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -19,7 +19,7 @@ from .listening import Listener, SocketInUseError
 from .lobby import Lobby
 from .maintenance import Maintenance
 from .metrics import CallMeasures
-from .metrics.endpoint import serve_pages
+from .metrics.endpoint import open_endpoint, serve_pages
 from .plane import LocalDataPlane
 from .probing import Probes
 from .quick import QuickCalls
@@ -95,11 +95,12 @@ async def serve(
             async with open_backends(config.backend) as backends:
                 with (
                     open_sockets(config, passed_on or {}) as listeners,
+                    _open_endpoint(config) as endpoint,
                     contextlib.closing(_open_audit(config)) as audit,
                 ):
                     daemon = _Daemon(config, load, backends, listeners, notifier, audit)
                     with contextlib.closing(daemon):
-                        await daemon.run(signals, task_status)
+                        await daemon.run(signals, endpoint, task_status)
         except SocketInUseError as exc:
             raise InUseError(f"cannot listen: {exc}") from exc
         except StoreInUseError as exc:
@@ -155,10 +156,14 @@ class _Daemon:
         self._lobby.close()
         self._tracing.close()
 
-    async def run(self, signals: AsyncIterator[int], task_status: trio.TaskStatus[None]) -> None:
+    async def run(
+        self,
+        signals: AsyncIterator[int],
+        endpoint: trio.socket.SocketType | None,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
         """Serve, until a signal to stop and the drain that follows."""
         notifier = self._notifier
-        listen = self._reloader.config.metrics.listen
         async with trio.open_nursery() as nursery:
             for backend in self._backends.values():
                 nursery.start_soon(look_after, backend)
@@ -167,8 +172,8 @@ class _Daemon:
             nursery.start_soon(self._probes.run)
             nursery.start_soon(self._watching.measure_lag)
             nursery.start_soon(feed_watchdog, notifier, self._probes, self._describe)
-            if listen is not None:
-                await nursery.start(serve_pages, listen, self._watching.pages)
+            if endpoint is not None:
+                nursery.start_soon(serve_pages, endpoint, self._watching.pages)
             _log.info(
                 "listening",
                 sockets={each.name: each.socket.getsockname() for each in self._listeners},
@@ -197,6 +202,20 @@ class _Daemon:
         roster = self._roster
         state = "stopping: " if roster.is_draining else ""
         return f"{state}{len(roster)} connections, {roster.calls_in_flight} calls"
+
+
+@contextlib.contextmanager
+def _open_endpoint(config: Config) -> Generator[trio.socket.SocketType | None]:
+    listen = config.metrics.listen
+    if listen is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            endpoint = stack.enter_context(open_endpoint(listen))
+        except OSError as exc:
+            raise StartupError(f"metrics.listen: {listen}: {exc.strerror}") from exc
+        yield endpoint
 
 
 def _open_audit(config: Config) -> Audit:

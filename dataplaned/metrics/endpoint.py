@@ -46,40 +46,17 @@ class Answer:
 Page = Callable[[str], Awaitable[Answer]]
 
 
-async def serve_pages(
-    listen: str,
-    pages: dict[str, Page],
-    *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Answer until cancelled.
+@contextlib.contextmanager
+def open_endpoint(listen: str) -> Generator[trio.socket.SocketType]:
+    """Listen for readers, and remove a socket that has a name at the end.
 
     Args:
         listen: A loopback address such as `127.0.0.1:9464`, or the path of a Unix socket, for
             this user and its group.
-        pages: By path.
-        task_status: Is given the address that is listened on.
 
     Raises:
         OSError: It cannot listen there.
     """
-    with _open(listen) as listener:
-        site = _Site(pages)
-        task_status.started(listener.getsockname())
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    accepted, _ = await listener.accept()
-                except OSError as exc:
-                    _log.debug("metrics_accept_failed", reason=exc.strerror)
-                    await trio.sleep(1)
-                    continue
-                nursery.start_soon(site.attend, trio.SocketStream(accepted))
-
-
-@contextlib.contextmanager
-def _open(listen: str) -> Generator[trio.socket.SocketType]:
-    """Open the socket, and remove it at the end."""
     path = listen if listen.startswith("/") else None
     family = socket.AF_UNIX if path else socket.AF_INET6 if listen[0] == "[" else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -102,6 +79,25 @@ def _open(listen: str) -> Generator[trio.socket.SocketType]:
             if path is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+
+async def serve_pages(listener: trio.socket.SocketType, pages: dict[str, Page]) -> None:
+    """Answer until cancelled.
+
+    Args:
+        listener: Where; see `open_endpoint`.
+        pages: By path.
+    """
+    site = _Site(pages)
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                accepted, _ = await listener.accept()
+            except OSError as exc:
+                _log.debug("metrics_accept_failed", reason=exc.strerror)
+                await trio.sleep(1)
+                continue
+            nursery.start_soon(site.attend, trio.SocketStream(accepted))
 
 
 class _Site:

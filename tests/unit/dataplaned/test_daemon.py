@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -27,7 +28,16 @@ from dataplane_protocol import (
 )
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
-from dataplaned.config import Config, DaemonConfig, FilesystemConfig, MemoryConfig
+from dataplaned.config import (
+    AccessConfig,
+    Config,
+    DaemonConfig,
+    FilesystemConfig,
+    LogConfig,
+    MemoryConfig,
+    MetricsConfig,
+    SocketConfig,
+)
 from dataplaned.daemon import StartupError, serve
 from dataplaned.door import Door, Services
 from dataplaned.listening import Listener
@@ -193,6 +203,22 @@ async def test_a_socket_that_cannot_be_made_is_refused(short_path):
     (short_path / "file").touch()
     with pytest.raises(StartupError, match="cannot listen: "):
         await serve(config_of(str(short_path / "file" / "s")))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ({"metrics": MetricsConfig(listen="/not/there")}, "metrics.listen: /not/there: No such"),
+        ({"log": LogConfig(audit="/not/there")}, "log.audit: /not/there: No such"),
+        ({"access": AccessConfig(users={"not-there": ["read"]})}, "no user has the name"),
+        ({"socket": {"x": SocketConfig()}}, "socket.x: has no path"),
+    ],
+)
+async def test_what_the_machine_does_not_have_is_refused(path, tables, reason):
+    with pytest.raises(StartupError, match=reason):
+        await serve(replace(config_of(path), **tables))
+    assert not os.path.lexists(path)
 
 
 @pytest.mark.trio

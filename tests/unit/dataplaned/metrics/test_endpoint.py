@@ -7,7 +7,7 @@ import structlog.testing
 import trio
 import trio.testing
 
-from dataplaned.metrics.endpoint import Answer, serve_pages
+from dataplaned.metrics.endpoint import Answer, open_endpoint, serve_pages
 
 pytestmark = pytest.mark.trio
 
@@ -29,7 +29,10 @@ PAGES = {"/metrics": give_metrics, "/broken": fail, "/readyz": unready}
 
 @pytest.fixture
 async def address(nursery):
-    return await nursery.start(serve_pages, "127.0.0.1:0", PAGES)
+    with open_endpoint("127.0.0.1:0") as listener:
+        nursery.start_soon(serve_pages, listener, PAGES)
+        yield listener.getsockname()
+        nursery.cancel_scope.cancel()
 
 
 async def connect(address):
@@ -116,8 +119,7 @@ async def test_readers_that_go_away_and_that_say_nothing_cost_nothing(address):
     assert (await talk(address, request("/metrics"))).startswith(b"HTTP/1.1 200")
 
 
-async def test_whoever_takes_too_long_is_let_go(nursery, autojump_clock):
-    address = await nursery.start(serve_pages, "127.0.0.1:0", PAGES)
+async def test_whoever_takes_too_long_is_let_go(address, autojump_clock):
     async with await connect(address) as stream:
         await stream.send_all(b"GET /")
         assert await stream.receive_some(100) == b""
@@ -128,16 +130,16 @@ async def test_a_unix_socket_is_for_the_user_and_its_group(nursery, short_path):
     path = str(short_path / "m")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    async with trio.open_nursery() as inner:
-        await inner.start(serve_pages, path, PAGES)
+    with open_endpoint(path) as listener:
+        nursery.start_soon(serve_pages, listener, PAGES)
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
         async with await trio.open_unix_socket(path) as stream:
             await stream.send_all(request("/metrics"))
             assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 200")
-        inner.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
     assert not os.path.lexists(path)
 
 
 async def test_what_cannot_be_listened_on_is_an_error(address):
     with pytest.raises(OSError, match="in use"):
-        await serve_pages(f"127.0.0.1:{address[1]}", PAGES)
+        open_endpoint(f"127.0.0.1:{address[1]}").__enter__()
