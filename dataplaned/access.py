@@ -11,7 +11,7 @@ import pwd
 import socket
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final
@@ -149,16 +149,19 @@ class Access:
     Args:
         everywhere: What holds on every socket.
         here: What holds on this one.
-        group: The socket's group, if it lets anybody in; `None` if not.
+        socket_groups: The socket's group, if it lets anybody in; several, where several sockets
+            have one name.
 
     Raises:
         UnknownPrincipalError: There is no user or group of a name.
     """
 
-    def __init__(self, everywhere: AccessConfig, here: SocketConfig, group: int | None) -> None:
+    def __init__(
+        self, everywhere: AccessConfig, here: SocketConfig, socket_groups: Collection[int] = ()
+    ) -> None:
         self._users = _resolve(find_user, everywhere.users, here.users)
         self._groups = _resolve(find_group, everywhere.groups, here.groups)
-        if group is not None:
+        for group in socket_groups:
             _grant(self._groups, group, here.group_roles)
         self._users |= {0: ALL_ROLES, os.geteuid(): ALL_ROLES}
         # Whatever is granted to nobody would be granted to everybody unknown.

@@ -64,11 +64,14 @@ def access_by_socket(config: Config, listeners: Sequence[Listener]) -> dict[str,
         UnknownPrincipalError: A user or group does not exist.
         OSError: A socket's group cannot be read.
     """
+    groups: dict[str, set[int]] = {listener.name: set() for listener in listeners}
+    for listener in listeners:
+        group = listener.group()
+        if group is not None:
+            groups[listener.name].add(group)
     return {
-        listener.name: Access(
-            config.access, config.socket.get(listener.name, SocketConfig()), listener.group()
-        )
-        for listener in listeners
+        name: Access(config.access, config.socket.get(name, SocketConfig()), several)
+        for name, several in groups.items()
     }
 
 

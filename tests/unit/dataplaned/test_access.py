@@ -43,7 +43,6 @@ def test_roles_of_user_and_groups_add_up():
     access = Access(
         AccessConfig(users={"1001": ["read"]}, groups={"2001": ["ingest"]}),
         SocketConfig(users={"1001": ["delete"]}, groups={"2002": ["admin"]}),
-        None,
     )
     assert access.roles_of(peer(1001)) == Role.READ | Role.DELETE
     assert access.roles_of(peer(1001, 5, 2001, 2002)) == ALL_ROLES
@@ -53,22 +52,22 @@ def test_roles_of_user_and_groups_add_up():
 
 def test_root_and_the_daemons_own_user_may_do_all(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    access = Access(AccessConfig(users={"4711": ["read"]}), SocketConfig(), None)
+    access = Access(AccessConfig(users={"4711": ["read"]}), SocketConfig())
     assert access.roles_of(peer(0)) == access.roles_of(peer(4711)) == ALL_ROLES
 
 
 def test_members_of_the_sockets_group_may_read_and_ingest_by_default():
-    access = Access(AccessConfig(), SocketConfig(), 2001)
+    access = Access(AccessConfig(), SocketConfig(), {2001})
     assert access.roles_of(peer(1001, 2001)) == Role.READ | Role.INGEST
     assert access.roles_of(peer(1001, 2002)) == NO_ROLES
-    access = Access(AccessConfig(), SocketConfig(group_roles=("admin",)), 2001)
-    assert access.roles_of(peer(1001, 2001)) == Role.ADMIN
+    access = Access(AccessConfig(), SocketConfig(group_roles=("admin",)), {2001, 2003})
+    assert access.roles_of(peer(1001, 2001)) == access.roles_of(peer(1, 2003)) == Role.ADMIN
 
 
 def test_nobody_stands_for_everybody_unknown_and_may_do_nothing(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 65_534)
     everywhere = AccessConfig(users={"65534": ["read"]}, groups={"65534": ["read"]})
-    access = Access(everywhere, SocketConfig(), 65_534)
+    access = Access(everywhere, SocketConfig(), {65_534})
     assert access.roles_of(peer(65_534, 65_534)) == NO_ROLES
 
 
@@ -78,7 +77,7 @@ def test_names_are_looked_up():
     with pytest.raises(UnknownPrincipalError, match="no user has the name 'not-there'"):
         find_user("not-there")
     with pytest.raises(UnknownPrincipalError, match="no group has the name 'not-there'"):
-        Access(AccessConfig(groups={"not-there": ["read"]}), SocketConfig(), None)
+        Access(AccessConfig(groups={"not-there": ["read"]}), SocketConfig())
 
 
 def test_the_kernel_says_who_a_peer_is():

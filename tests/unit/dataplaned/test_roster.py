@@ -160,7 +160,7 @@ def test_everybody_can_be_described():
 def test_rights_may_be_taken_and_given_while_connected():
     roster = roster_of()
     seat = roster.admit(replace(ALICE, gids=frozenset({2001})))
-    access = Access(AccessConfig(groups={"2001": ["read"]}), SocketConfig(), None)
+    access = Access(AccessConfig(groups={"2001": ["read"]}), SocketConfig())
     roster.entitle({"clients": access})
     assert (seat.may(Role.READ), seat.may(Role.INGEST)) == (True, False)
     assert seat.caller.roles == Role.READ
