@@ -11,15 +11,21 @@ from .traceparent import parse_traceparent
 #: Codes of errors that are not of the caller's making.
 _SERIOUS: Final = frozenset({"internal", "corrupt", "unavailable", "no_space"})
 
+#: Codes that callers get in the course of their work, and by the thousand.
+_ROUTINE: Final = frozenset({OK, "not_found", "out_of_range", "conflict"})
+
 _log = structlog.get_logger(__name__)
 
 
 class CallLog:
-    """A `CallObserver`: a line for every call that failed, and at `debug` for every other."""
+    """A `CallObserver`: a line for every call that failed, and at `debug` for every other.
+
+    That there is no such object is no failure, but an answer.
+    """
 
     def __call__(self, call: Call) -> None:
         """Log a call that has ended."""
-        if call.code == OK:
+        if call.code in _ROUTINE:
             if is_written("debug"):
                 _log.debug("call", **describe(call))
         elif call.code in _SERIOUS:

@@ -8,7 +8,7 @@ from .conftest import TRACE
 
 @pytest.mark.parametrize(
     ("code", "level"),
-    [("denied", "info"), ("not_found", "info"), ("gone", "info"), ("internal", "warning"),
+    [("denied", "info"), ("gone", "info"), ("internal", "warning"),
      ("corrupt", "warning"), ("unavailable", "warning"), ("no_space", "warning")],
 )  # fmt: skip
 def test_a_call_that_failed_has_a_line(make_call, code, level):
@@ -26,6 +26,7 @@ def test_a_call_that_went_well_has_one_at_debug_only(make_call):
     with structlog.testing.capture_logs() as logs:
         set_level("info")
         CallLog()(call)
+        CallLog()(make_call("serve_object", code="not_found"))
         assert logs == []
         set_level("debug")
         CallLog()(call)

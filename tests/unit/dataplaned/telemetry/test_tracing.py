@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from dataplane_client import blocking
-from dataplane_protocol import ContentAddress, ObjectNotFoundError
+from dataplane_protocol import ContentAddress, UnknownBackendError
 from dataplaned.telemetry import Tracing, tracing_from
 
 from .conftest import TRACE
@@ -129,8 +129,8 @@ def test_spans_of_a_daemon_reach_a_collector(daemon, monkeypatch):
         daemon.start()
         with blocking.connect(daemon.socket_path, trace=lambda: TRACE) as client:
             client.ingest_stream([b"traced"])
-            with pytest.raises(ObjectNotFoundError):
-                client.serve_object(ContentAddress("blake3:" + "0" * 64))
+            with pytest.raises(UnknownBackendError):
+                client.serve_object(ContentAddress("blake3:" + "0" * 64), backend_id="none")
         with blocking.connect(daemon.socket_path) as client:
             client.ingest_stream([b"not traced"])
         assert daemon.stop() == 0
@@ -142,7 +142,7 @@ def test_spans_of_a_daemon_reach_a_collector(daemon, monkeypatch):
         ("ingest_stream", TRACE_ID, PARENT_ID),
         ("serve_object", TRACE_ID, PARENT_ID),
     ]
-    failed = [line for line in daemon.events("call") if line["code"] == "not_found"]
+    failed = [line for line in daemon.events("call") if line["code"] == "unknown_backend"]
     assert [line["trace_id"] for line in failed] == [TRACE_ID]
     traced = [line.get("trace_id") for line in daemon.events("audit")]
     assert traced == [TRACE_ID, None]
