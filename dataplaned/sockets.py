@@ -28,7 +28,7 @@ class NoSocketError(Exception):
 def open_sockets(
     config: Config, passed_on: Mapping[str, Sequence[socket.socket]]
 ) -> Generator[list[Listener]]:
-    """Listen on every socket, and remove those that were made at the end.
+    """Listen on every socket; at the end, remove those that were made, and let the others go.
 
     Args:
         config: Names them.
@@ -41,7 +41,10 @@ def open_sockets(
         OSError: One cannot be made.
     """
     with contextlib.ExitStack() as stack:
-        listeners = [_take(name, each) for name, sockets in passed_on.items() for each in sockets]
+        listeners: list[Listener] = []
+        for name, sockets in passed_on.items():
+            # Systemd has a descriptor of its own.
+            listeners += [_take(name, stack.enter_context(each)) for each in sockets]
         for name, path, settings in _own(config, passed_on):
             made = stack.enter_context(
                 listen(

@@ -311,6 +311,35 @@ async def test_whoever_comes_while_it_stops_is_told_so(path):
 
 
 @pytest.mark.trio
+async def test_whoever_comes_by_a_socket_that_systemd_keeps_waits_for_the_next(path):
+    config = replace(config_of(path), daemon=DaemonConfig())
+    with socket.socket(socket.AF_UNIX) as kept, trio.fail_after(20):
+        kept.bind(path)
+        kept.listen()
+        async with trio.open_nursery() as nursery:
+            first = partial(serve, config, passed_on={"clients": [kept.dup()]})
+            await nursery.start(first)
+            async with connected(path) as client:
+                await client.start_ingest()
+                signal.raise_signal(signal.SIGTERM)
+                await trio.testing.wait_all_tasks_blocked()
+                async with await trio.open_unix_socket(path) as stream:
+                    newcomer = Client(stream)
+                    await stream.send_all(newcomer.connection.send(Hello()))
+                    await trio.testing.wait_all_tasks_blocked()
+                    ended = await client.call(b"x", End(size_bytes=1))
+                    assert isinstance(ended, Ok)
+                    await client.stream.aclose()
+                    # The first is over; the second finds who waits.
+                    second = partial(serve, config, passed_on={"clients": [kept.dup()]})
+                    await nursery.start(second)
+                    assert isinstance(await newcomer.receive(), Hello)
+                    assert isinstance(await newcomer.call(HEALTH), Ok)
+            nursery.cancel_scope.cancel()
+    assert os.path.lexists(path)
+
+
+@pytest.mark.trio
 async def test_a_call_that_takes_too_long_to_finish_is_cut_off(path):
     async with running(config_of(path, drain_timeout_s=0.01)) as daemon, connected(path) as client:
         await client.start_ingest()

@@ -21,7 +21,9 @@ def passed_on(short_path):
 
 
 def opened(config, passed_on=None):
-    return open_sockets(config, passed_on or {})
+    """Open them as a process would that systemd has given descriptors of its own."""
+    given = {name: [each.dup() for each in several] for name, several in (passed_on or {}).items()}
+    return open_sockets(config, given)
 
 
 def config_of(short_path, *, socket="", **sockets):
