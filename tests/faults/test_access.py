@@ -42,8 +42,10 @@ group_roles = ["read", "ingest", "delete", "admin"]
 {DELETERS} = ["delete"]
 [log]
 level = "info"
-[backend.memory]
-type = "memory"
+# Of this kind, usual calls are answered by the quick way too.
+[backend.local]
+type = "filesystem"
+root = "{path}/store"
 """
 
 ABSENT = ContentAddress("blake3:" + "0" * 64)

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ from dataplane_protocol import (
     Side,
     read_usual,
 )
-from dataplaned.access import ALL_ROLES, Caller
+from dataplaned.access import ALL_ROLES, Caller, Role
 from dataplaned.backends.filesystem import FilesystemBackend
 from dataplaned.backends.memory import MemoryBackend
 from dataplaned.config import DaemonConfig, FilesystemConfig
@@ -96,8 +97,9 @@ class Stores:
 
         return await self.plane.ingest_stream(stream())
 
-    async def quickly(self, call):
+    async def quickly(self, call, seat=None):
         """Give the frames of the quick answer, or `None` if there is none."""
+        seat = seat or Roster(DaemonConfig()).admit(CALLER)
         answers = []
         usual = read_usual(encoded(call))
         assert usual is not None
@@ -107,7 +109,7 @@ class Stores:
             answers.append(answer if answer is None else b"".join(answer))
             answered.set()
 
-        if not self.quick(Roster(DaemonConfig()).admit(CALLER), usual, done):
+        if not self.quick(seat, usual, done):
             assert not answers
             return None
         await answered.wait()
@@ -419,3 +421,54 @@ async def test_a_store_that_takes_no_writes_declines_them(stores):
     assert await stores.quickly(INGESTS["created"]) is None
     assert await stores.quickly(request("delete_object", content_address=name(SMALL))) is None
     assert await stores.quickly(READS["whole"]) is not None
+
+
+# Callers.
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("call", "role"),
+    [
+        (READS["stat"], Role.READ),
+        (READS["whole"], Role.READ),
+        (INGESTS["created"], Role.INGEST),
+        (request("delete_object", content_address=name(OTHER)), Role.DELETE),
+    ],
+    ids=["stat", "serve", "ingest", "delete"],
+)
+async def test_whoever_may_not_do_it_is_left_to_the_ordinary_way(stores, call, role):
+    roster = Roster(DaemonConfig())
+    others = roster.admit(replace(CALLER, roles=ALL_ROLES ^ role))
+    assert await stores.quickly(call, others) is None
+    entitled = roster.admit(replace(CALLER, roles=role))
+    assert await stores.quickly(call, entitled) is not None
+    assert (roster.calls_in_flight, roster.calls_total) == (0, 1)
+
+
+@pytest.mark.trio
+async def test_one_call_too_many_is_left_to_the_ordinary_way(stores):
+    roster = Roster(DaemonConfig(max_calls=1))
+    busy, waiting = roster.admit(CALLER), roster.admit(CALLER)
+    call = busy.begin("verify_object")
+    assert await stores.quickly(READS["stat"], waiting) is None
+    busy.end(call)
+    assert await stores.quickly(READS["stat"], waiting) is not None
+    assert roster.calls_in_flight == 0
+
+
+@pytest.mark.trio
+async def test_what_is_known_of_a_call_is_told_once_it_is_answered(stores):
+    told = []
+    seat = Roster(DaemonConfig(), (told.append,)).admit(CALLER)
+    await stores.quickly(READS["whole"], seat)
+    await stores.quickly(INGESTS["created"], seat)
+    await stores.quickly(request("delete_object", content_address=name(OTHER)), seat)
+    assert [(each.op, each.outcome, each.code) for each in told] == [
+        ("serve_object", None, "ok"),
+        ("ingest_stream", "created", "ok"),
+        ("delete_object", "deleted", "ok"),
+    ]
+    assert all(each.address and each.backend_id == "b" for each in told)
+    assert told[0].sent_bytes > 0
+    assert told[1].received_bytes > 0

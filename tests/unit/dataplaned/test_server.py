@@ -155,11 +155,14 @@ def socketpair():
 
 
 @asynccontextmanager
-async def serving(plane, *, stall_timeout_s=60.0, **more):
+async def serving(plane, *, stall_timeout_s=60.0, limits=None, **more):
     ours, theirs = socketpair()
     buffers = BufferPool()
     session = Session(
-        Peer(theirs, buffers, stall_timeout_s), Roster(DaemonConfig()).admit(CALLER), plane, **more
+        Peer(theirs, buffers, stall_timeout_s),
+        Roster(limits or DaemonConfig()).admit(CALLER),
+        plane,
+        **more,
     )
     served = Served(Client(trio.SocketStream(ours)), session, buffers)
     with trio.fail_after(10):
@@ -497,6 +500,34 @@ async def test_a_reader_that_stalls_is_let_go(plane):
         await served.client.greet()
         await served.client.send(serve(content))
         await served.is_over.wait()
+
+
+# Limits.
+
+
+@pytest.mark.trio
+async def test_bodies_that_memory_has_no_room_for_are_refused_for_now(plane):
+    small, large = b"x" * 900, b"x" * 5000
+    await store(plane, large)
+    limits = DaemonConfig(max_bytes_in_flight=1000)
+    async with calling(plane, limits=limits) as client:
+        for content, code in ((large, "unavailable"), (small, None), (large, "unavailable")):
+            await client.send(INGEST, content, End(size_bytes=len(content)))
+            answer = await client.receive()
+            assert getattr(answer, "code", None) == code
+        refused = await client.call(serve(large))
+        assert (refused.code, refused.retry) == ("unavailable", True)
+        part = await client.call(serve(large, byte_range=(0, 99)))
+        assert isinstance(part, Ok)
+        assert await client.receive() == large[:100]
+        assert isinstance(await client.receive(), End)
+
+
+@pytest.mark.trio
+async def test_calls_that_are_too_many_are_refused_for_now(plane):
+    async with calling(plane, limits=DaemonConfig(max_calls=0)) as client:
+        refused = await client.call(HEALTH)
+        assert (refused.code, refused.retry) == ("unavailable", True)
 
 
 # Planes that fail.
