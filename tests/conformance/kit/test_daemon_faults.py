@@ -302,9 +302,9 @@ ORDER = (
     fault(
         "an abort is not answered",
         SERVER,
-        "        except DataPlaneError as exc:\n            await self._refuse(exc)",
+        "        except DataPlaneError as exc:\n            await self._refuse(call, exc)",
         "        except CallCancelledError:\n            pass\n"
-        "        except DataPlaneError as exc:\n            await self._refuse(exc)",
+        "        except DataPlaneError as exc:\n            await self._refuse(call, exc)",
         "5.4/ingest-aborted",
     ),
     fault(
