@@ -57,7 +57,7 @@ NURSERY = """
 import contextlib, functools, json, os, sys
 import blake3, cattrs, structlog, trio
 from dataplane_protocol import DataPlaneError
-from dataplaned import config, daemon
+from dataplaned import config, daemon, stores
 from dataplaned.backends.filesystem import store
 
 store._BUSY_S = 0.0  # the scrub begins at once
@@ -77,10 +77,11 @@ async def obey(order, backend):
 
 async def main(sockets, root, options):
     made = []
-    make = daemon._make_backend
-    daemon._make_backend = lambda *args: made.append(make(*args)) or made[-1]
+    make = stores._make_backend
+    stores._make_backend = lambda *args: made.append(make(*args)) or made[-1]
     settings = config.Config(
         daemon=config.DaemonConfig(socket=sockets[0], drain_timeout_s=0.0),
+        log=config.LogConfig(audit="off"),
         backend={"local": config.FilesystemConfig(root=root, scrub_rate=2**40, **options)},
     )
 
