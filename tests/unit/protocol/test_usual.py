@@ -178,6 +178,7 @@ def test_a_usual_call_is_read_as_a_connection_reads_it(call, accept_fd):
     assert found == (expected if is_short else None)
 
 
+@pytest.mark.slow
 @given(st.one_of(stats, serves, deletes, ingests), st.data())
 @settings(max_examples=1500)
 def test_what_is_read_of_changed_bytes_is_what_a_connection_reads(call, data):

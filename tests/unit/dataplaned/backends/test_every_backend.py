@@ -68,6 +68,8 @@ class ObjectStoreSuite(BackendSuite):
             await backend._bucket.engine.put(record.part_key(number), part)
 
 
+# It takes as long as all that the others do; what it is made of has quick tests of its own.
+@pytest.mark.slow
 class TestMoto(ObjectStoreSuite):
     @pytest.fixture
     def engine(self, moto: Callable[[], Any]) -> Any:

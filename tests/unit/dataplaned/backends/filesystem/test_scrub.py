@@ -10,6 +10,10 @@ from dataplane_protocol import NoSpaceError, ObjectCorruptError, UnavailableErro
 from dataplaned.backends.filesystem import scrub as scrub_module, store as store_module
 from dataplaned.backends.maintenance import ScrubState
 
+#: Most of them read a whole store again, from a real disk.
+pytestmark = pytest.mark.slow
+
+
 DAY_S = 86_400.0
 LARGE = b"0123456789abcdef" * 20_000  # almost five blocks
 SMALL = b"a small object"

@@ -71,6 +71,7 @@ async def test_creating_what_is_there_is_refused(make):
     assert await engine.get("new") == b"one"
 
 
+@pytest.mark.slow
 async def test_keys_are_listed_in_order_and_by_the_page(make):
     engine = make()
     keys = [f"many/{number:04}" for number in range(1100)]
