@@ -284,7 +284,7 @@ def test_an_interrupted_ingest_stores_nothing(cli: Any, number: signal.Signals, 
     process.stdin.flush()
     process.send_signal(number)
     out, err = process.communicate()
-    assert (process.returncode, out) == (code, b"")
+    assert (process.returncode, out) == (code, b""), err
     assert err == (b"dataplaned: interrupted\n" if number is signal.SIGINT else b"")
     assert cli("ls") == before
 
