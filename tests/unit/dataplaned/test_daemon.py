@@ -495,7 +495,7 @@ def test_a_second_daemon_on_one_socket_or_store_says_why_it_ends(daemon, short_p
     for option, place in places.items():
         command += [f"--{option}", place]
     second = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert second.returncode == 1
+    assert second.returncode == 75
     assert "in use by" in second.stderr
     assert "Traceback" not in second.stderr
     with connect(daemon.socket_path) as peer:
