@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -43,7 +44,11 @@ class Cli:
         """Start a command in a process of its own, by a shell that can redirect."""
         ours = [sys.executable, "-m", "dataplaned", *arguments, "--socket", self.socket_path]
         return subprocess.Popen(
-            ["/bin/sh", "-c", shell, "sh", *ours], stderr=subprocess.PIPE, **options
+            ["/bin/sh", "-c", shell, "sh", *ours],
+            stderr=subprocess.PIPE,
+            # A shell has whatever it starts in the background ignore ^C, tests included.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **options,
         )
 
 
