@@ -168,6 +168,7 @@ def read_by_connection(data):
 
 
 @given(st.one_of(stats, serves, deletes, ingests), st.booleans())
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_usual_call_is_read_as_a_connection_reads_it(call, accept_fd):
     arguments, body = call
     accept_fd = accept_fd and isinstance(arguments, ServeArguments)
@@ -180,7 +181,7 @@ def test_a_usual_call_is_read_as_a_connection_reads_it(call, accept_fd):
 
 @pytest.mark.slow
 @given(st.one_of(stats, serves, deletes, ingests), st.data())
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
 def test_what_is_read_of_changed_bytes_is_what_a_connection_reads(call, data):
     frames = bytearray(encode(*call))
     for _ in range(data.draw(st.integers(1, 3))):
