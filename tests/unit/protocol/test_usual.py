@@ -307,6 +307,7 @@ def entry_of(status):
 
 
 @given(st.lists(statuses, max_size=3) | st.tuples(statuses, st.integers(1, 128)))
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_stat_is_answered_as_a_connection_answers_it(objects):
     if isinstance(objects, tuple):
         objects = [objects[0]] * objects[1]
@@ -316,6 +317,7 @@ def test_a_stat_is_answered_as_a_connection_answers_it(objects):
 
 
 @given(integers, integers, bodies, st.none() | addresses)
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_serve_is_answered_as_a_connection_answers_it(size, offset, content, address):
     asked = ServeArguments(content_address=ContentAddress(BLAKE3))
     result = ServeResult(size_bytes=size, offset=offset, length=len(content))
@@ -337,6 +339,7 @@ def test_a_long_body_is_cut_into_frames():
 
 
 @given(addresses, addresses, integers, st.text(max_size=300), integers, moments)
+@settings(deadline=None, derandomize=True, database=None)
 def test_an_ingest_is_answered_as_a_connection_answers_it(
     primary, sha256, size, name, generation, stored_at
 ):
@@ -369,6 +372,7 @@ def test_an_ingest_is_answered_as_a_connection_answers_it(
 
 
 @given(addresses, st.text(max_size=30), st.booleans())
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_delete_is_answered_as_a_connection_answers_it(address, name, deleted):
     named = ContentAddress(address)
     result = DeletionResult(content_address=named, backend_id=name, deleted=deleted)
