@@ -1,10 +1,13 @@
 """A TCP proxy in front of an engine, that does to connections what networks do to them."""
 
 import contextlib
+import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _PIECE: Final = 65_536
@@ -52,7 +55,7 @@ class Proxy:
             self._changed.notify_all()
 
     def delay(self, latency_s: float) -> None:
-        """Hold every piece of bytes up for so long."""
+        """Have every byte arrive so much later, and as many of them in a second as before."""
         self._latency_s = latency_s
 
     def cut(self, times: int, after: int, *, with_reset: bool = True) -> None:
@@ -139,7 +142,7 @@ class Proxy:
 
     def _to_engine(self, pair: "_Pair") -> None:
         with contextlib.suppress(OSError):
-            while data := pair.client.recv(_PIECE):
+            for data in self._pieces(pair.client):
                 self._count(received=len(data))
                 if self._answer is not None:
                     # Without the rest of the request, as engines do too.
@@ -154,7 +157,7 @@ class Proxy:
     def _to_client(self, pair: "_Pair") -> None:
         passed = 0
         with contextlib.suppress(OSError):
-            while data := pair.engine.recv(_PIECE):
+            for data in self._pieces(pair.engine):
                 self._wait()
                 if self._is_to_be_cut(passed + len(data)):
                     pair.client.sendall(data[: max(0, self._cut_after - passed)])
@@ -165,6 +168,20 @@ class Proxy:
                 passed += len(data)
                 self._count(given=len(data))
         self._end(pair)
+
+    def _pieces(self, end: socket.socket) -> Iterator[bytes]:
+        """What comes from one end, each piece at the time at which it is due at the other."""
+        late: deque[tuple[float, bytes]] = deque()
+        is_open = True
+        while is_open or late:
+            wait_s = max(0.0, late[0][0] - time.monotonic()) if late else None
+            if select.select([end] if is_open else [], [], [], wait_s)[0]:
+                data = end.recv(_PIECE)
+                is_open = bool(data)
+                if data:
+                    late.append((time.monotonic() + self._latency_s, data))
+            while late and late[0][0] <= time.monotonic():
+                yield late.popleft()[1]
 
     def _garbled(self, data: bytes) -> bytes:
         with self._changed:
@@ -178,8 +195,6 @@ class Proxy:
 
     def _wait(self) -> None:
         with self._changed:
-            if self._latency_s:
-                self._changed.wait_for(lambda: self._is_closed, timeout=self._latency_s)
             self._changed.wait_for(lambda: self._is_closed or not self._is_holding)
 
     def _is_to_be_cut(self, length: int) -> bool:

@@ -78,7 +78,7 @@ def fails_in_time(place: Place, call: Callable[..., Any], *args: Any) -> DataPla
 
 
 def test_a_far_engine_is_only_slow(place: Place) -> None:
-    place.proxy.delay(0.05)
+    place.proxy.delay(0.1)
     place.caller.ingest(content(MANY_PARTS, "far"))
     place.caller.check()
 
