@@ -1,12 +1,15 @@
 """A daemon that is killed at any moment keeps what it acknowledged and nothing half-done."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import socket
+import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,12 @@ WITNESSES = (b"small witness" * 77, b"large witness" * 20_000)
 def _no_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no system call for after an answer: the audit is written when that has gone out."""
     monkeypatch.setenv("DATAPLANED_LOG__AUDIT", "off")
+
+
+@pytest.fixture
+def daemons(start_daemon: Callable[[], Any]) -> Sequence[Any]:
+    """As many as are killed at a time, each on a store of its own."""
+    return [start_daemon() for _ in range(2)]
 
 
 def contents() -> Iterator[bytes]:
@@ -316,30 +325,27 @@ CALLS = (
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
 def test_a_kill_at_any_system_call_keeps_every_promise(
-    job: Callable[[Work], Generator[None]], daemon: Any, tamper: Any
+    job: Callable[[Work], Generator[None]], daemons: Sequence[Any], tamper: Any
 ) -> None:
     """Kill at the Nth call of a kind, from 1 until all the work is done without a kill."""
-    kills: Counter[str] = Counter()
-    for call in CALLS:
-        for number in range(1, 1000):
-            work = Work(daemon)
-            with work.plane:
-                for data in WITNESSES:
-                    work.ingest(data)
-                steps = job(work)
-                next(steps)
-                with tamper(daemon.pid, call, f"signal=KILL:when={number}"):
-                    is_done = goes_on(steps)
-                    if not is_done:
-                        assert daemon.reap() == -signal.SIGKILL
-            if not is_done:
-                daemon.start()
-                kills[call] += 1
-            work.check()
-            if is_done:
-                break
-        else:
-            raise AssertionError(f"the work was never done without a kill at {call}")
+
+    def is_survived(daemon: Any, call: str, number: int) -> bool:
+        work = Work(daemon)
+        with work.plane:
+            for data in WITNESSES:
+                work.ingest(data)
+            steps = job(work)
+            next(steps)
+            with tamper(daemon.pid, call, f"signal=KILL:when={number}"):
+                is_done = goes_on(steps)
+                if not is_done:
+                    assert daemon.reap() == -signal.SIGKILL
+        if not is_done:
+            daemon.start()
+        work.check()
+        return is_done
+
+    kills = Counter({call: count_kills(daemons, is_survived, call) for call in CALLS})
     print(f"{job.__name__}: {kills.total()} kills: {dict(kills)}")
     assert kills["pwrite64"], "no commit was ever cut short, so little was tested"
     assert kills["fdatasync"] + kills["fsync"]
@@ -352,22 +358,23 @@ OPENING_CALLS = ("pwrite64", "fsync", "fdatasync", "?unlink,unlinkat", "ftruncat
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("call", ["mkdir,mkdirat", *OPENING_CALLS])
 def test_a_kill_while_a_new_store_is_made_leaves_one_that_opens(
-    call: str, daemon: Any, tamper: Any
+    call: str, daemons: Sequence[Any], tamper: Any
 ) -> None:
-    daemon.stop()
-    kills = 0
-    # Of the 258 directories some are enough: they are made by one loop.
-    step = {"mkdir,mkdirat": 50, "pwrite64": 4, "fdatasync": 2, "fsync": 2}.get(call, 1)
-    for number in range(1, 1000, step):
+    def is_survived(daemon: Any, call: str, number: int) -> bool:
         shutil.rmtree(daemon.root)
         if starts_under(daemon, call, number):
-            break
-        kills += 1
+            daemon.kill()
+            return True
         daemon.start()
         open_for_business(daemon)
         daemon.stop()
-    else:
-        raise AssertionError(f"the store was never made without a kill at {call}")
+        return False
+
+    for daemon in daemons:
+        daemon.stop()
+    # Of the 258 directories some are enough: they are made by one loop.
+    step = {"mkdir,mkdirat": 50, "pwrite64": 4, "fdatasync": 2, "fsync": 2}.get(call, 1)
+    kills = count_kills(daemons, is_survived, call, step)
     print(f"new store: {kills} kills at {call}")
     assert kills or call not in ("mkdir,mkdirat", "fsync", "pwrite64")
 
@@ -376,11 +383,11 @@ def test_a_kill_while_a_new_store_is_made_leaves_one_that_opens(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("call", OPENING_CALLS)
 def test_a_kill_while_a_store_is_opened_after_a_kill_loses_nothing(
-    call: str, daemon: Any, tamper: Any
+    call: str, daemons: Sequence[Any], tamper: Any
 ) -> None:
     """The WAL holds commits, the staging and a shard hold files that nobody wants."""
-    kills = 0
-    for number in range(1, 1000):
+
+    def is_survived(daemon: Any, call: str, number: int) -> bool:
         work = Work(daemon)
         with work.plane:
             for data in (SMALL, LARGE, *WITNESSES):
@@ -392,15 +399,50 @@ def test_a_kill_while_a_store_is_opened_after_a_kill_loses_nothing(
         is_done = starts_under(daemon, call, number)
         if is_done:
             daemon.kill()  # the tracer goes with it
-        kills += not is_done
         daemon.start()
         work.check()
-        if is_done:
-            break
-    else:
-        raise AssertionError(f"the store was never opened without a kill at {call}")
+        return is_done
+
+    kills = count_kills(daemons, is_survived, call)
     print(f"opening: {kills} kills at {call}")
     assert kills or call not in ("fsync", "pwrite64", "?unlink,unlinkat")
+
+
+def count_kills(
+    daemons: Sequence[Any],
+    is_survived: Callable[[Any, str, int], bool],
+    call: str,
+    step: int = 1,
+) -> int:
+    """Kill daemons at the 1st, the 2nd, ... call of a kind, each at one after the other.
+
+    Args:
+        daemons: Each has a thread.
+        is_survived: Starts the work anew, and says whether a daemon did it without being killed.
+        call: The kind.
+        step: From one number to the next.
+
+    Returns:
+        How many kills there were until one survived.
+    """
+    numbers = itertools.count(1, step)
+    is_over = threading.Event()
+
+    def kill(daemon: Any) -> int:
+        kills = 0
+        try:
+            while not is_over.is_set():
+                number = next(numbers)
+                assert number < 1000, f"the work was never done without a kill at {call}"
+                if is_survived(daemon, call, number):
+                    break
+                kills += 1
+        finally:
+            is_over.set()
+        return kills
+
+    with ThreadPoolExecutor(len(daemons)) as pool:
+        return sum(pool.map(kill, daemons))
 
 
 def starts_under(daemon: Any, call: str, number: int) -> bool:

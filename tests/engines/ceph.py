@@ -53,6 +53,8 @@ mon data = {directory}/mon
 osd data = {directory}/osd
 osd objectstore = memstore
 memstore device bytes = {bytes}
+# What a killed gateway watched is waited for so long before a bucket can be made again.
+osd client watch timeout = 3
 [client.rgw]
 ms mon client mode = crc
 rgw data = {directory}/rgw
