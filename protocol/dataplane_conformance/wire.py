@@ -6,11 +6,14 @@ digest of its `end`, whether or not the case at hand asks for it.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import select
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn, cast
@@ -92,6 +95,7 @@ class Wire:
         self._descriptors: list[int] = []
         self._announced: list[int] = []
         self._is_eof = self._is_reset = self._is_closed = self._was_refused = False
+        self._is_deaf = False
         sock.setblocking(False)
 
     def fileno(self) -> int:
@@ -116,7 +120,7 @@ class Wire:
     @property
     def ending(self) -> Ending:
         """How the connection has ended, if it has."""
-        if not (self._is_eof or self._is_closed):
+        if not (self._is_eof or self._is_closed or self._is_deaf):
             with contextlib.suppress(OSError):
                 while self._read():
                     pass
@@ -135,6 +139,12 @@ class Wire:
         for descriptor in [*self._descriptors, *self._announced]:
             os.close(descriptor)
         self._descriptors, self._announced = [], []
+
+    def shut_down_reading(self) -> None:
+        """Have all that the peer sends from now on fail, and go on writing."""
+        self._is_deaf = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def shut_down_writing(self) -> None:
         """Send the end of the connection and go on reading."""
@@ -194,6 +204,25 @@ class Wire:
                 descriptors = ()
             if not (readable or writable):
                 self._fail("the bytes sent to be taken", f"no progress for {self._timeout:g} s")
+
+    def send_apart(self, data: bytes, size: int = 1) -> None:
+        """Send bytes in pieces that a peer that reads at once sees one by one.
+
+        Each follows when the one before was read, or the timeout is over.
+        """
+        for start in range(0, len(data), size):
+            self.send_bytes(data[start : start + size])
+            deadline = time.monotonic() + self._timeout
+            while self._unread() and time.monotonic() < deadline:
+                time.sleep(0)
+
+    def _unread(self) -> int:
+        """How much memory holds what the peer has not read; 0 where the kernel does not tell."""
+        try:
+            answer = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
 
     def receive(self) -> Frame | None:
         """Give the next frame, judged, or `None` at the end of the connection.

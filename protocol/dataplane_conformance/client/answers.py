@@ -229,11 +229,11 @@ def answers_in_single_bytes(client: Client) -> None:
     with client.session(SERVE_HELLO) as session:
         wire = session.accept()
         hear_hello(wire)
-        _send_bytewise(wire, wire.made({"hello": {"version": 1, "features": []}}))
+        wire.send_apart(wire.made({"hello": {"version": 1, "features": []}}))
         session.request()
         frames = wire.made({"ok": SERVED_HELLO, "body": "stream"})
         frames += b"".join(wire.made_data(HELLO.data[at : at + 1]) for at in range(12))
-        _send_bytewise(wire, frames + wire.made({"end": {"size_bytes": 12}}))
+        wire.send_apart(frames + wire.made({"end": {"size_bytes": 12}}))
         session.expect_ok(SERVE_HELLO.op, served_hello())
 
 
@@ -248,11 +248,6 @@ def answers_that_take_their_time(client: Client) -> None:
         time.sleep(0.3)
         wire.send_bytes(frame[7:])
         session.expect_ok(HEALTH.op, HEALTHY)
-
-
-def _send_bytewise(wire: Wire, data: bytes) -> None:
-    for byte in data:
-        wire.send_bytes(bytes([byte]))
 
 
 def _end_well(wire: Wire) -> None:

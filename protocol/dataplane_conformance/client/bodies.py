@@ -176,6 +176,8 @@ def reason_is_read_after_a_broken_pipe(client: Client) -> None:
     """A client whose write fails reads on, since the reason may be there."""
     with client.session(_ingest(bytes(_HUGE))) as session:
         wire, _ = session.request()
+        # In this order no client can learn the reason while it is still able to write.
+        wire.shut_down_reading()
         wire.send({"error": {"code": "too_large", "message": "as the kit says"}})
         wire.close()
         session.expect_error("too_large", retry=False)

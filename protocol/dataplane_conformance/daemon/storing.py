@@ -26,13 +26,9 @@ def frames_split_into_single_bytes(daemon: Daemon) -> None:
     """It means nothing where writes begin and end."""
     wire = daemon.dial()
     data = daemon.fresh(300)
-    hello = wire.made({"hello": {"version": 1, "features": []}})
-    for byte in hello:
-        wire.send_bytes(bytes([byte]))
+    wire.send_apart(wire.made({"hello": {"version": 1, "features": []}}))
     expect(wire, {"hello": {"version": 1}})
-    call = wire.made(_INGEST) + wire.made_data(data) + wire.made(end_of(data))
-    for byte in call:
-        wire.send_bytes(bytes([byte]))
+    wire.send_apart(wire.made(_INGEST) + wire.made_data(data) + wire.made(end_of(data)))
     expect_ingested(wire)
 
 
@@ -57,8 +53,7 @@ def frames_cut_across_writes(daemon: Daemon) -> None:
             wire.made(end_of(data)),
         ]
     )
-    for start in range(0, len(frames), 7013):
-        wire.send_bytes(frames[start : start + 7013])
+    wire.send_apart(frames, 7013)
     stored = expect_ingested(wire)
     check(daemon.serve(wire, stored.address) == data, "the bytes that were sent", "others")
 
