@@ -31,14 +31,15 @@ def machine(
         require(shutil.which(tool) is not None, tool)
     root = tmp_path_factory.mktemp("machine") / "root"
     make_root(root)
-    copy_checkout(root / "root/checkout")
-    download_wheels(root / "root/wheels")
-    shutil.copy(Path(__file__).parent / "load.py", root / "root/load.py")
+    copy_checkout(root / "srv/checkout")
+    download_wheels(root / "srv/wheels")
+    shutil.copyfile(Path(__file__).parent / "load.py", root / "srv/load.py")
+    (root / "srv/load.py").chmod(0o644)
     with Container(root) as container:
-        environment = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels PIP_DISABLE_PIP_VERSION_CHECK=1"
+        environment = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels PIP_DISABLE_PIP_VERSION_CHECK=1"
         for command in install_commands():
             container.run(
-                "sh", "-c", f"cd /root/checkout && export {environment} && {command}", timeout=600
+                "sh", "-c", f"cd /srv/checkout && export {environment} && {command}", timeout=600
             )
         for name, groups in (
             ("alice", "dataplaned-clients"),

@@ -26,10 +26,9 @@ class Load:
         # However often the tests before have started it.
         machine.run("systemctl", "reset-failed", "dataplaned.service", check=False)
         machine.run("mkdir", self._directory, user="alice")
-        machine.run("sh", "-c", "install -m 644 /root/load.py /tmp/load.py")
         self._process = subprocess.Popen(
             machine.command(
-                "/opt/dataplaned/bin/python", "/tmp/load.py", SOCKET, str(CLIENTS),
+                "/opt/dataplaned/bin/python", "/srv/load.py", SOCKET, str(CLIENTS),
                 self._directory, user="alice",
             ),
             stdin=subprocess.DEVNULL,
