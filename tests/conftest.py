@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import boto3
+import hypothesis
 import pytest
 
 from .engines import azurite as azurite_engine, ceph as ceph_engine, moto as moto_engine
 from .engines.buckets import EngineBucket
+
+# The same examples each time, and none judged by how long it took.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 class DaemonProcess:

@@ -606,9 +606,6 @@ def run(examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            derandomize=True,
-            database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -35,7 +35,7 @@ def depth(value):
     return 1 + max(map(depth, value), default=0)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@settings(max_examples=30)
 @given(MAPS)
 def test_what_is_encoded_decodes_to_the_same(value):
     if depth(value) > MAX_DEPTH:
@@ -47,7 +47,7 @@ def test_what_is_encoded_decodes_to_the_same(value):
     assert encode_control(decode_control(item)) == item
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda rest: b"\xa1\x62ok" + rest))
 def test_any_bytes_decode_to_a_map_or_are_refused(item):
     try:
@@ -57,7 +57,7 @@ def test_any_bytes_decode_to_a_map_or_are_refused(item):
     assert cbor2.dumps(value, canonical=True) == item
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@settings(max_examples=30)
 @given(MAPS, st.data())
 def test_a_changed_byte_decodes_to_another_value_or_is_refused(value, data):
     item = bytearray(encode_control(value))

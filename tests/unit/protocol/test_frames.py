@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from dataplane_protocol import (
     DATA_SIZE,
@@ -103,7 +103,6 @@ def test_a_stream_may_arrive_in_pieces_of_any_size(size):
     assert events_of(cut(STREAM, range(size, len(STREAM), size))) == EVENTS
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_every_way_to_split_a_stream_gives_the_same(places):
     assert events_of(cut(STREAM, places)) == EVENTS
@@ -119,7 +118,6 @@ def test_a_bad_frame_is_refused_in_the_same_words_however_it_is_split(stream):
     assert events_of([bytes([byte]) for byte in stream]) == refused
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=100)
 @given(st.binary(max_size=64), st.lists(st.integers(0, 64), max_size=10))
 def test_garbage_gives_the_same_however_it_is_split(garbage, places):
     places = [min(place, len(garbage)) for place in places]

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from dataplane_protocol import (
     InvalidRequestError,
@@ -53,7 +53,6 @@ def test_what_is_no_pair_of_integers_is_a_bad_request(byte_range):
         check_range(byte_range)
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_a_range_gives_the_bytes_that_a_slice_gives(first, last, size):
     data = bytes(range(size))

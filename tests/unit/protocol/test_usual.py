@@ -168,7 +168,6 @@ def read_by_connection(data):
 
 
 @given(st.one_of(stats, serves, deletes, ingests), st.booleans())
-@settings(deadline=None, derandomize=True, database=None)
 def test_a_usual_call_is_read_as_a_connection_reads_it(call, accept_fd):
     arguments, body = call
     accept_fd = accept_fd and isinstance(arguments, ServeArguments)
@@ -181,7 +180,7 @@ def test_a_usual_call_is_read_as_a_connection_reads_it(call, accept_fd):
 
 @pytest.mark.slow
 @given(st.one_of(stats, serves, deletes, ingests), st.data())
-@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=1500)
 def test_what_is_read_of_changed_bytes_is_what_a_connection_reads(call, data):
     frames = bytearray(encode(*call))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -307,7 +306,6 @@ def entry_of(status):
 
 
 @given(st.lists(statuses, max_size=3) | st.tuples(statuses, st.integers(1, 128)))
-@settings(deadline=None, derandomize=True, database=None)
 def test_a_stat_is_answered_as_a_connection_answers_it(objects):
     if isinstance(objects, tuple):
         objects = [objects[0]] * objects[1]
@@ -317,7 +315,6 @@ def test_a_stat_is_answered_as_a_connection_answers_it(objects):
 
 
 @given(integers, integers, bodies, st.none() | addresses)
-@settings(deadline=None, derandomize=True, database=None)
 def test_a_serve_is_answered_as_a_connection_answers_it(size, offset, content, address):
     asked = ServeArguments(content_address=ContentAddress(BLAKE3))
     result = ServeResult(size_bytes=size, offset=offset, length=len(content))
@@ -339,7 +336,6 @@ def test_a_long_body_is_cut_into_frames():
 
 
 @given(addresses, addresses, integers, st.text(max_size=300), integers, moments)
-@settings(deadline=None, derandomize=True, database=None)
 def test_an_ingest_is_answered_as_a_connection_answers_it(
     primary, sha256, size, name, generation, stored_at
 ):
@@ -372,7 +368,6 @@ def test_an_ingest_is_answered_as_a_connection_answers_it(
 
 
 @given(addresses, st.text(max_size=30), st.booleans())
-@settings(deadline=None, derandomize=True, database=None)
 def test_a_delete_is_answered_as_a_connection_answers_it(address, name, deleted):
     named = ContentAddress(address)
     result = DeletionResult(content_address=named, backend_id=name, deleted=deleted)

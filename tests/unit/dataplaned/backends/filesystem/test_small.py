@@ -85,7 +85,7 @@ numbers = st.integers(0, len(CONTENTS) - 1)
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_together_is_as_one_by_one_or_not_at_all(before, some, stores, has_quarantine):
     make = storing if stores else removing
     with closing(catalog()) as together, closing(catalog()) as apart:
